@@ -1,0 +1,142 @@
+--- The command line: `obatch run FILE`, `obatch repl`, `obatch NAME`. Also what the scripts share
+--- about it: where the program lives, and an argument parser with the project's exit codes.
+--
+-- Exit codes: 0 all good; 1 failed; 2 usage; 3 finished, but some requests were given up;
+-- 130 interrupted and resumable.
+
+local argparse = require "argparse"
+local fs = require "obatch.fs"
+local term = require "obatch.term"
+
+local cli = { home = nil, version = nil }
+
+local USAGE = [[
+Usage: obatch run FILE [ARGUMENTS]     run a Lua script
+       obatch NAME [ARGUMENTS]         run NAME.lua from ./scripts or from the installed scripts
+       obatch repl [-e CODE]           look at files, batches and result lines interactively
+       obatch --help | --version
+
+Scripts:
+%s
+"obatch NAME --help" tells what a script does and takes.
+]]
+
+--- The folders in which a bare NAME is looked up, first one wins.
+local function script_folders()
+  return { "scripts", cli.home .. "/scripts" }
+end
+
+--- The path of the script NAME, or nil.
+local function find_script(name)
+  if not name:find("^[%w_-]+$") then return nil end
+  for _, folder in ipairs(script_folders()) do
+    local path = ("%s/%s.lua"):format(folder, name)
+    if fs.stat(path) then return path end
+  end
+end
+
+--- One line per script: its name and the first line of its head comment.
+local function list_scripts()
+  local lines, seen = {}, {}
+  for _, folder in ipairs(script_folders()) do
+    for _, file in ipairs(fs.list(folder) or {}) do
+      local name = file:match("^(.*)%.lua$")
+      if name and not seen[name] then
+        seen[name] = true
+        local text = fs.read(folder .. "/" .. file, 4096) or ""
+        lines[#lines + 1] = ("  %-18s %s"):format(name, text:match("^%-%-%-? *([^\n]*)") or "")
+      end
+    end
+  end
+  table.sort(lines)
+  return table.concat(lines, "\n") .. "\n"
+end
+
+--- An argparse parser for the script `name`: wrong usage ends with exit code 2 and one line that
+--- says what is wrong.
+function cli.parser(name, description)
+  local parser = argparse("obatch " .. name, description):help_max_width(80)
+  function parser.error(self, message)
+    io.stderr:write(("%s\n\nobatch %s: %s\n"):format(self:get_usage(), name, message))
+    os.exit(2, true)
+  end
+  return parser
+end
+
+--- For option values: `parser:option("--n"):convert(cli.positive_integer)`.
+function cli.positive_integer(text)
+  local number = math.tointeger(tonumber(text))
+  if not number or number < 1 then return nil, ("'%s' is not a whole number above 0"):format(text) end
+  return number
+end
+
+function cli.seconds(text)
+  local number = tonumber(text)
+  if not number or number ~= number or number < 0 or number == math.huge then
+    return nil, ("'%s' is not a number of seconds"):format(text)
+  end
+  return number
+end
+
+--- Says on stderr what is wrong and returns the exit code, so that a script can
+--- `return cli.fail(1, "...")`.
+function cli.fail(code, format, ...)
+  io.stderr:write("obatch: ", format:format(...), "\n")
+  return code
+end
+
+--- Reading or setting a global that nobody declared is a typing error, not nil.
+local function forbid_undefined_globals()
+  setmetatable(_G, {
+    __index = function(_, name) error(("undefined variable '%s'"):format(tostring(name)), 2) end,
+    __newindex = function(_, name)
+      error(("undeclared variable '%s': write 'local' before it"):format(tostring(name)), 2)
+    end,
+  })
+end
+
+--- Runs a script with `...` and the global `arg` as lua(1) gives them. A script returns its exit
+--- code (nothing means 0, or 130 when it was interrupted).
+local function run_file(path, arguments)
+  local chunk, message = loadfile(path, "t")
+  if not chunk then return cli.fail(1, "%s", message) end
+  arguments[0] = path
+  rawset(_G, "arg", arguments)
+  local code = chunk(table.unpack(arguments))
+  if math.type(code) == "integer" then return code end
+  return term.interrupted() and 130 or 0
+end
+
+--- What the host calls: `arg` is argv with .home and .version.
+function cli.main(arg)
+  cli.home, cli.version = arg.home, arg.version
+  forbid_undefined_globals()
+  local command = arg[1]
+  local rest = table.move(arg, 2, #arg, 1, {})
+
+  if not command then
+    io.stderr:write(USAGE:format(list_scripts()))
+    return 2
+  elseif command == "--help" or command == "-h" then
+    io.write(USAGE:format(list_scripts()))
+    return 0
+  elseif command == "--version" then
+    print("obatch " .. cli.version)
+    return 0
+  elseif command == "repl" then
+    return require "obatch.repl".main(rest)
+  elseif command == "run" then
+    if not rest[1] then return cli.fail(2, "which file? Usage: obatch run FILE [ARGUMENTS]") end
+    local path = table.remove(rest, 1)
+    if not fs.stat(path) then return cli.fail(2, "%s: there is no such file", path) end
+    return run_file(path, rest)
+  end
+  local path = find_script(command)
+  if not path then
+    return cli.fail(2, "no script called '%s' in %s. \"obatch --help\" lists what there is",
+      command, table.concat(script_folders(), " or "))
+  end
+  return run_file(path, rest)
+end
+
+return cli

@@ -1,0 +1,464 @@
+/* obatch.fs: files as a job needs them. A final name never holds half a file, an appended line is
+ * on disk or not there at all, and a lock ends with its holder.
+ *
+ * The work between "open" and "close" is plain C that returns an errno and never calls Lua, so that
+ * no Lua error can leave a descriptor behind; what has to live longer is a userdata. */
+#include "fs.h"
+#include "os.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <openssl/evp.h>
+
+#define FD_TYPE "obatch.fs.fd"
+#define APPEND_TYPE "obatch.fs.append"
+#define LOCK_TYPE "obatch.fs.lock"
+
+#define CHUNK 65536
+
+/* ---- what everything below uses ---- */
+
+int fs_fail(lua_State *L, const char *verb, const char *path, int error) {
+    obatch_fail_errno(L, lua_pushfstring(L, "cannot %s %s", verb, path), error);
+    lua_remove(L, -4); /* the words the message was made of */
+    return 3;
+}
+
+static int succeed(lua_State *L) {
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* true, or what fs_fail() says when error is not 0. */
+static int result(lua_State *L, const char *verb, const char *path, int error) {
+    return error ? fs_fail(L, verb, path, error) : succeed(L);
+}
+
+static void close_fd(int *fd) {
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+}
+
+/* ---- looking ---- */
+
+static int push_stat(lua_State *L, const struct stat *info) {
+    const char *type = S_ISREG(info->st_mode)   ? "file"
+                       : S_ISDIR(info->st_mode) ? "dir"
+                       : S_ISLNK(info->st_mode) ? "link"
+                                                : "other";
+    lua_createtable(L, 0, 4);
+    lua_pushstring(L, type);
+    lua_setfield(L, -2, "type");
+    lua_pushinteger(L, (lua_Integer)info->st_size);
+    lua_setfield(L, -2, "size");
+    lua_pushnumber(L, (lua_Number)info->st_mtim.tv_sec + (lua_Number)info->st_mtim.tv_nsec / 1e9);
+    lua_setfield(L, -2, "mtime");
+    lua_pushinteger(L, (lua_Integer)(info->st_mode & 07777));
+    lua_setfield(L, -2, "mode");
+    return 1;
+}
+
+/* fs.stat(path) -> { type = "file"|"dir"|"other", size = bytes, mtime = seconds (float),
+ * mode = permission bits } | nil, message, CODE. Follows links. */
+static int fs_stat(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    struct stat info;
+    if (stat(path, &info) != 0) return fs_fail(L, "look at", path, errno);
+    return push_stat(L, &info);
+}
+
+/* The same for the link itself, whose type is "link". */
+static int fs_lstat(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    struct stat info;
+    if (lstat(path, &info) != 0) return fs_fail(L, "look at", path, errno);
+    return push_stat(L, &info);
+}
+
+/* fs.absolute(path) -> the path from the root, without links, of something that exists. */
+static int fs_absolute(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    char full[PATH_MAX];
+    if (!realpath(path, full)) return fs_fail(L, "find", path, errno);
+    lua_pushstring(L, full);
+    return 1;
+}
+
+/* ---- folders ---- */
+
+static int make_folders(char *path) {
+    for (char *slash = path;; slash++) {
+        slash += strcspn(slash, "/");
+        char end = *slash;
+        if (slash > path) {
+            *slash = '\0';
+            int error = mkdir(path, 0777) == 0 ? 0 : errno;
+            struct stat info;
+            if (!error) {
+                error = os_sync_parent(path);
+            } else if (stat(path, &info) == 0) { /* EEXIST, but also EROFS, EACCES */
+                error = S_ISDIR(info.st_mode) ? 0 : ENOTDIR;
+            }
+            if (error) return error;
+            *slash = end;
+        }
+        if (!end) return 0;
+    }
+}
+
+/* fs.mkdir(path) -> true | nil, message, CODE. Makes the parents too; an existing folder is fine.
+ */
+static int fs_mkdir(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    char copy[PATH_MAX];
+    if (!*path) return fs_fail(L, "make folder", path, ENOENT);
+    if (strlen(path) >= sizeof copy) return fs_fail(L, "make folder", path, ENAMETOOLONG);
+    memcpy(copy, path, strlen(path) + 1);
+    return result(L, "make folder", path, make_folders(copy));
+}
+
+/* ---- whole files ---- */
+
+static int fd_gc(lua_State *L) {
+    close_fd(luaL_checkudata(L, 1, FD_TYPE));
+    return 0;
+}
+
+/* fs.read(path [, max]) -> the file, or its first max bytes when it is longer | nil, message, CODE
+ */
+static int fs_read(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    lua_Integer max = luaL_optinteger(L, 2, LUA_MAXINTEGER);
+    luaL_argcheck(L, max >= 0, 2, "a number of bytes expected");
+    lua_settop(L, 2);
+    int *fd = lua_newuserdatauv(L, sizeof *fd, 0);
+    *fd = -1;
+    luaL_setmetatable(L, FD_TYPE);
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0) return fs_fail(L, "open", path, errno);
+
+    struct stat info;
+    size_t chunk = CHUNK;
+    if (fstat(*fd, &info) == 0 && S_ISREG(info.st_mode))
+        chunk = (size_t)info.st_size + 1; /* one more, to see the end without growing */
+    luaL_Buffer text;
+    luaL_buffinit(L, &text);
+    while (max > 0) {
+        if ((lua_Integer)chunk > max) chunk = (size_t)max;
+        ssize_t n = read(*fd, luaL_prepbuffsize(&text, chunk), chunk);
+        int error = errno;
+        if (n < 0 && error == EINTR && !obatch_interrupted) continue;
+        if (n < 0) {
+            close_fd(fd);
+            return fs_fail(L, "read", path, error);
+        }
+        if (n == 0) break;
+        luaL_addsize(&text, (size_t)n);
+        max -= n;
+        chunk = (size_t)n < chunk ? chunk - (size_t)n : CHUNK;
+    }
+    close_fd(fd);
+    luaL_pushresult(&text);
+    return 1;
+}
+
+static int write_file(const char *part, const char *path, const char *text, size_t length) {
+    int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0) return errno;
+    int error = os_write_all(fd, text, length);
+    if (!error && fsync(fd) != 0) error = errno;
+    if (close(fd) != 0 && !error && errno != EINTR) error = errno; /* NFS says ENOSPC here */
+    if (!error && rename(part, path) != 0) error = errno;
+    if (error) {
+        unlink(part);
+        return error;
+    }
+    return os_sync_parent(path);
+}
+
+/* fs.write(path, text) -> true | nil, message, CODE. The file appears under its name complete and
+ * on disk, or not at all; it is written as path .. ".part". A link is replaced, not followed. */
+static int fs_write(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    size_t length;
+    const char *text = luaL_checklstring(L, 2, &length);
+    const char *part = lua_pushfstring(L, "%s.part", path);
+    return result(L, "write", path, write_file(part, path, text, length));
+}
+
+/* Makes the content of a file (or the names in a folder) durable. What is neither, or is not there,
+ * is for the caller's next step to complain about. */
+static int sync_content(const char *path) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return 0;
+    int error = fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP ? errno : 0;
+    close(fd);
+    return error;
+}
+
+/* fs.rename(from, to) -> true | nil, message, CODE. The content is on disk before it gets the name,
+ * and the name when it returns. Replaces a file. */
+static int fs_rename(lua_State *L) {
+    const char *from = obatch_check_path(L, 1);
+    const char *to = obatch_check_path(L, 2);
+    int error = sync_content(from);
+    if (!error && rename(from, to) != 0) error = errno;
+    if (!error) error = os_sync_parent(to);
+    if (!error) error = os_sync_parent(from);
+    if (!error) return succeed(L);
+    return fs_fail(L, "rename", lua_pushfstring(L, "%s to %s", from, to), error);
+}
+
+/* fs.remove(path) -> true | nil, message, CODE. A file or an empty folder; a missing one is fine.
+ */
+static int fs_remove(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    if (remove(path) == 0 || errno == ENOENT) return succeed(L);
+    return fs_fail(L, "remove", path, errno);
+}
+
+/* fs.sync(folder) -> true | nil, message, CODE. Everything that was written to the file system that
+ * holds the folder is on disk: one call for thousands of small files. */
+static int fs_sync(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int error = fd < 0 || syncfs(fd) != 0 ? errno : 0;
+    close_fd(&fd);
+    return result(L, "sync", path, error);
+}
+
+/* ---- appending ---- */
+
+static int append_gc(lua_State *L) {
+    close_fd(luaL_checkudata(L, 1, APPEND_TYPE));
+    return 0;
+}
+
+static int append_close(lua_State *L) {
+    append_gc(L);
+    return succeed(L);
+}
+
+/* Takes back whatever a failed write left, so that the file still ends where it did. */
+static int append_text(int fd, const char *text, size_t length, bool *torn) {
+    struct stat info;
+    if (fstat(fd, &info) != 0) return errno;
+    int error = os_write_all(fd, text, length);
+    if (!error && fdatasync(fd) != 0) error = errno;
+    if (error && S_ISREG(info.st_mode))
+        *torn = ftruncate(fd, info.st_size) != 0 || fdatasync(fd) != 0;
+    return error;
+}
+
+/* file:write(text) -> true | nil, message, CODE. All of it is on disk, or none of it is there. */
+static int append_write(lua_State *L) {
+    int *fd = luaL_checkudata(L, 1, APPEND_TYPE);
+    size_t length;
+    const char *text = luaL_checklstring(L, 2, &length);
+    luaL_argcheck(L, *fd >= 0, 1, "closed");
+    bool torn = false;
+    int error = append_text(*fd, text, length, &torn);
+    if (!error) return succeed(L);
+    lua_getiuservalue(L, 1, 1);
+    const char *path = lua_tostring(L, -1);
+    if (torn) { /* nothing may be written behind a torn line */
+        close_fd(fd);
+        path = lua_pushfstring(L, "%s (its last line may now be incomplete)", path);
+    }
+    return fs_fail(L, "append to", path, error);
+}
+
+static int open_append(const char *path, int *fd) {
+    const int flags = O_WRONLY | O_APPEND | O_CLOEXEC;
+    *fd = open(path, flags);
+    if (*fd >= 0) return 0;
+    if (errno != ENOENT) return errno;
+    *fd = open(path, flags | O_CREAT, 0666);
+    if (*fd < 0) return errno;
+    int error = os_sync_parent(path);
+    if (error) close_fd(fd);
+    return error;
+}
+
+/* fs.append(path) -> file with write(text) and close() | nil, message, CODE. Makes the file when it
+ * is missing. One writer at a time: hold an fs.lock where there could be two. */
+static int fs_append(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    int *fd = lua_newuserdatauv(L, sizeof *fd, 1);
+    *fd = -1;
+    luaL_setmetatable(L, APPEND_TYPE);
+    lua_pushvalue(L, 1);
+    lua_setiuservalue(L, -2, 1);
+    int error = open_append(path, fd);
+    if (error) return fs_fail(L, "append to", path, error);
+    return 1;
+}
+
+/* ---- locks ---- */
+
+static int lock_gc(lua_State *L) {
+    close_fd(luaL_checkudata(L, 1, LOCK_TYPE)); /* the lock goes with its last descriptor */
+    return 0;
+}
+
+static int lock_close(lua_State *L) {
+    lock_gc(L);
+    return succeed(L);
+}
+
+/* The file is overwritten in place and cut afterwards: that needs no space on a full disk, and
+ * whoever fails to get the lock reads the old holder or the new one. */
+static int sign_lock(int fd) {
+    char host[256] = "unknown", text[300];
+    gethostname(host, sizeof host - 1);
+    int n = snprintf(text, sizeof text, "%s %ld\n", host, (long)getpid());
+    if (pwrite(fd, text, (size_t)n, 0) != n) return errno ? errno : EIO;
+    return ftruncate(fd, n) == 0 ? 0 : errno;
+}
+
+static int take_lock(const char *path, int *fd) {
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*fd < 0) return errno;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(*fd, F_OFD_SETLK, &lock) != 0) return errno == EACCES ? EAGAIN : errno;
+    errno = 0;
+    return sign_lock(*fd);
+}
+
+static int push_holder(lua_State *L, int fd, const char *path) {
+    char text[300], host[256] = "", pid[20] = "";
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = '\0';
+    if (sscanf(text, "%255s %19[0-9]", host, pid) == 2)
+        lua_pushfstring(L, "%s is held by pid %s on host %s", path, pid, host);
+    else
+        lua_pushfstring(L, "%s is held by another process", path);
+    return obatch_fail(L, "LOCKED", lua_tostring(L, -1));
+}
+
+/* fs.lock(path) -> lock with close() | nil, "PATH is held by pid 12 on host x", "LOCKED" | nil,
+ * message, CODE. An fcntl lock of the open file (so it works over NFS, and twice in one process),
+ * which ends with close() or with the process, however that ends. The file stays: removing it would
+ * let two holders lock two files of one name. */
+static int fs_lock(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    int *fd = lua_newuserdatauv(L, sizeof *fd, 0);
+    *fd = -1;
+    luaL_setmetatable(L, LOCK_TYPE);
+    int error = take_lock(path, fd);
+    if (!error) return 1;
+    int results = error == EAGAIN ? push_holder(L, *fd, path) : fs_fail(L, "lock", path, error);
+    close_fd(fd);
+    return results;
+}
+
+/* ---- digests and chance ---- */
+
+static void push_hex(lua_State *L, const unsigned char *bytes, size_t length) {
+    static const char digits[] = "0123456789abcdef";
+    luaL_Buffer text;
+    char *out = luaL_buffinitsize(L, &text, length * 2);
+    for (size_t i = 0; i < length; i++) {
+        *out++ = digits[bytes[i] >> 4];
+        *out++ = digits[bytes[i] & 15];
+    }
+    luaL_pushresultsize(&text, length * 2);
+}
+
+static int hash_fd(int fd, EVP_MD_CTX *hash, unsigned char *digest, lua_Integer *length) {
+    unsigned char bytes[CHUNK];
+    *length = 0;
+    if (!EVP_DigestInit_ex(hash, EVP_sha256(), NULL)) return ENOMEM;
+    for (;;) {
+        ssize_t n = read(fd, bytes, sizeof bytes);
+        if (n < 0 && errno == EINTR && !obatch_interrupted) continue;
+        if (n < 0) return errno;
+        if (n == 0) break;
+        if (!EVP_DigestUpdate(hash, bytes, (size_t)n)) return ENOMEM;
+        *length += n;
+    }
+    return EVP_DigestFinal_ex(hash, digest, NULL) ? 0 : ENOMEM;
+}
+
+/* fs.sha256(path) -> 64 hex digits, bytes read | nil, message, CODE */
+static int fs_sha256(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    lua_Integer length = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fs_fail(L, "open", path, errno);
+    EVP_MD_CTX *hash = EVP_MD_CTX_new();
+    int error = hash ? hash_fd(fd, hash, digest, &length) : ENOMEM;
+    EVP_MD_CTX_free(hash);
+    close(fd);
+    if (error) return fs_fail(L, "read", path, error);
+    push_hex(L, digest, 32);
+    lua_pushinteger(L, length);
+    return 2;
+}
+
+/* fs.sha256_text(text) -> 64 hex digits */
+static int fs_sha256_text(lua_State *L) {
+    size_t length;
+    const char *text = luaL_checklstring(L, 1, &length);
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    if (!EVP_Digest(text, length, digest, NULL, EVP_sha256(), NULL))
+        return luaL_error(L, "SHA-256 failed: not enough memory");
+    push_hex(L, digest, 32);
+    return 1;
+}
+
+/* fs.random(n) -> n random bytes (1 to 256) as 2n hex digits */
+static int fs_random(lua_State *L) {
+    lua_Integer n = luaL_checkinteger(L, 1);
+    luaL_argcheck(L, n >= 1 && n <= 256, 1, "1 to 256 bytes expected");
+    unsigned char bytes[256]; /* getrandom() never cuts these short */
+    while (getrandom(bytes, (size_t)n, 0) != n)
+        if (errno != EINTR) return luaL_error(L, "getrandom: %s", strerror(errno));
+    push_hex(L, bytes, (size_t)n);
+    return 1;
+}
+
+void fs_make_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction end) {
+    luaL_newmetatable(L, name);
+    lua_pushcfunction(L, end);
+    lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, end);
+    lua_setfield(L, -2, "__close");
+    if (methods) {
+        lua_newtable(L);
+        luaL_setfuncs(L, methods, 0);
+        lua_setfield(L, -2, "__index");
+    }
+    lua_pop(L, 1);
+}
+
+int luaopen_obatch_fs(lua_State *L) {
+    static const luaL_Reg append_methods[] = {
+        {"write", append_write}, {"close", append_close}, {NULL, NULL}};
+    static const luaL_Reg lock_methods[] = {{"close", lock_close}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"absolute", fs_absolute}, {"append", fs_append}, {"list", fs_list},
+        {"lock", fs_lock},         {"lstat", fs_lstat},   {"mkdir", fs_mkdir},
+        {"random", fs_random},     {"read", fs_read},     {"remove", fs_remove},
+        {"rename", fs_rename},     {"sha256", fs_sha256}, {"sha256_text", fs_sha256_text},
+        {"stat", fs_stat},         {"sync", fs_sync},     {"walk", fs_walk},
+        {"write", fs_write},       {NULL, NULL},
+    };
+    /* A file at the size limit of the process is an error of write(), which append takes back; by
+     * default it would kill, behind a torn line. */
+    signal(SIGXFSZ, SIG_IGN);
+    fs_make_type(L, FD_TYPE, NULL, fd_gc);
+    fs_walk_open(L);
+    fs_make_type(L, APPEND_TYPE, append_methods, append_gc);
+    fs_make_type(L, LOCK_TYPE, lock_methods, lock_gc);
+    luaL_newlib(L, functions);
+    return 1;
+}

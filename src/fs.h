@@ -1,0 +1,18 @@
+/* What the two files of obatch.fs share: fs.c (files and locks) and fs_walk.c (folders). */
+#ifndef OBATCH_FS_H
+#define OBATCH_FS_H
+
+#include "obatch.h"
+
+/* nil, "cannot <verb> <path>: <why>", CODE */
+int fs_fail(lua_State *L, const char *verb, const char *path, int error);
+
+/* A metatable whose __gc and __close are end; methods may be NULL. */
+void fs_make_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction end);
+
+/* The Lua functions of fs_walk.c, and the types they need. */
+int fs_list(lua_State *L);
+int fs_walk(lua_State *L);
+void fs_walk_open(lua_State *L);
+
+#endif

@@ -1,0 +1,385 @@
+/* obatch.json: JSON text read, spliced, decoded and encoded. A text that breaks a rule of json.h is
+ * the world's failure: nil, message, position (in bytes, from 1). Wrong arguments raise. */
+#include "json_lua.h"
+#include "obatch.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define ARRAY_MARK "obatch.json.array"
+#define OUT_TYPE "obatch.json.out"
+
+/* nil, message, position. Lua counts bytes from 1. */
+static int fail_at(lua_State *L, const struct json_error *error) {
+    lua_pushnil(L);
+    lua_pushstring(L, error->message);
+    lua_pushinteger(L, (lua_Integer)error->offset + 1);
+    return 3;
+}
+
+/* ---- from text to Lua ---- */
+
+/* An integer when it is written like one and fits; -0 is a float, as only those have one. */
+static bool push_number(lua_State *L, const struct json_value *value) {
+    const char *at = value->at, *end = at + value->length;
+    bool negative = *at == '-';
+    uint64_t sum = 0, limit = (uint64_t)INT64_MAX + (negative ? 1 : 0);
+    for (at += negative; at < end && *at >= '0' && *at <= '9'; at++) {
+        uint64_t digit = (uint64_t)(*at - '0');
+        if (sum > (limit - digit) / 10) break;
+        sum = sum * 10 + digit;
+    }
+    if (at == end && !(negative && sum == 0)) {
+        lua_pushinteger(L, (lua_Integer)(negative ? 0 - sum : sum));
+        return true;
+    }
+    double number = strtod(value->at, NULL);
+    if (isinf(number)) return false;
+    lua_pushnumber(L, number);
+    return true;
+}
+
+static bool push_string(lua_State *L, const struct json_value *value, size_t *culprit) {
+    if (!value->escaped) {
+        lua_pushlstring(L, value->at + 1, value->length - 2);
+        return true;
+    }
+    luaL_Buffer buffer;
+    size_t size;
+    char *out = luaL_buffinitsize(L, &buffer, value->length);
+    bool good = json_unescape(value, out, &size);
+    if (!good) {
+        *culprit = size;
+        size = 0;
+    }
+    luaL_pushresultsize(&buffer, size);
+    return good;
+}
+
+/* Pushes the value that begins with the token just read. On failure what was pushed so far stays.
+ */
+static bool build(lua_State *L, struct json_reader *reader, const struct json_value *value,
+                  int mark) {
+    struct json_value item;
+    size_t culprit;
+    luaL_checkstack(L, 8, "JSON value");
+    switch (value->type) {
+    case JSON_NULL:
+        lua_pushlightuserdata(L, NULL);
+        return true;
+    case JSON_FALSE:
+    case JSON_TRUE:
+        lua_pushboolean(L, value->type == JSON_TRUE);
+        return true;
+    case JSON_NUMBER:
+        if (push_number(L, value)) return true;
+        reader->error.message = "number too large";
+        reader->error.offset = (size_t)(value->at - reader->text);
+        return false;
+    case JSON_STRING:
+    case JSON_KEY:
+        if (push_string(L, value, &culprit)) return true;
+        reader->error.message = "lone surrogate";
+        reader->error.offset = (size_t)(value->at - reader->text) + culprit;
+        return false;
+    case JSON_ARRAY:
+        lua_newtable(L);
+        lua_pushvalue(L, mark);
+        lua_setmetatable(L, -2);
+        for (lua_Integer i = 1; json_next(reader, &item) != JSON_CLOSE; i++) {
+            if (item.type == JSON_ERROR || !build(L, reader, &item, mark)) return false;
+            lua_rawseti(L, -2, i);
+        }
+        return true;
+    case JSON_OBJECT:
+        lua_newtable(L);
+        while (json_next(reader, &item) != JSON_CLOSE) {
+            if (item.type == JSON_ERROR || !build(L, reader, &item, mark)) return false;
+            json_next(reader, &item);
+            if (item.type == JSON_ERROR || !build(L, reader, &item, mark)) return false;
+            lua_rawset(L, -3);
+        }
+        return true;
+    default: /* JSON_ERROR; nothing else begins a value */
+        return false;
+    }
+}
+
+/* Reads a whole text; pushes its value, or returns false. */
+static bool push_text(lua_State *L, const char *text, size_t length, struct json_error *error) {
+    struct json_reader reader;
+    struct json_value value;
+    int top = lua_gettop(L);
+    json_open(&reader, text, length);
+    json_next(&reader, &value);
+    if (value.type == JSON_ARRAY || value.type == JSON_OBJECT) {
+        luaL_newmetatable(L, ARRAY_MARK);
+    } else {
+        lua_pushnil(L);
+    }
+    bool good = build(L, &reader, &value, top + 1) && json_next(&reader, &value) == JSON_ABSENT;
+    *error = reader.error;
+    if (good) lua_replace(L, top + 1);
+    lua_settop(L, top + good);
+    return good;
+}
+
+bool json_lua_push(lua_State *L, const struct json_value *value, struct json_error *error) {
+    return push_text(L, value->at, value->length, error);
+}
+
+/* check(text [, "decodable"]) -> true. "decodable" refuses lone surrogates in any string or key. */
+static int check(lua_State *L) {
+    static const char *const options[] = {"", "decodable", NULL};
+    size_t length;
+    const char *text = luaL_checklstring(L, 1, &length);
+    bool decodable = luaL_checkoption(L, 2, "", options) == 1;
+    struct json_error error;
+    if (!json_check(text, length, decodable, &error)) return fail_at(L, &error);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* decode(text) -> value: null is json.null, arrays are marked, integers that fit are integers. */
+static int decode(lua_State *L) {
+    size_t length;
+    const char *text = luaL_checklstring(L, 1, &length);
+    struct json_error error;
+    return push_text(L, text, length, &error) ? 1 : fail_at(L, &error);
+}
+
+/* ---- pointers ---- */
+
+size_t json_lua_pointer(lua_State *L, int index, int argument) {
+    size_t length, nodes;
+    const char *pointer = lua_tolstring(L, index, &length);
+    nodes = pointer ? json_pointer_nodes(pointer, length) : 0;
+    luaL_argcheck(L, nodes > 0, argument, "not a JSON pointer (RFC 6901), such as \"/body/model\"");
+    return nodes;
+}
+
+struct json_plan *json_lua_plan(lua_State *L, size_t nodes) {
+    struct json_plan *plan =
+        lua_newuserdatauv(L, sizeof *plan + nodes * sizeof(struct json_node), 0);
+    plan->nodes = (struct json_node *)(plan + 1);
+    plan->count = 0;
+    return plan;
+}
+
+/* Finds argument 2, a pointer, in argument 1, a text, and pushes the plan, whose nodes are the
+ * tokens of the pointer in order. NULL after pushing nil, message, position. */
+static struct json_plan *find(lua_State *L) {
+    size_t length, pointer_length;
+    const char *text = luaL_checklstring(L, 1, &length);
+    const char *pointer = luaL_checklstring(L, 2, &pointer_length);
+    struct json_plan *plan = json_lua_plan(L, json_lua_pointer(L, 2, 2));
+    struct json_error error;
+    json_plan_add(plan, pointer, pointer_length);
+    if (json_find(text, length, plan, &error)) return plan;
+    fail_at(L, &error);
+    return NULL;
+}
+
+/* get(text, pointer) -> the value there as decode gives it; a lone nil when there is none. */
+static int get(lua_State *L) {
+    struct json_plan *plan = find(L);
+    if (!plan) return 3;
+    const struct json_value *found = &plan->nodes[plan->count - 1].found;
+    struct json_error error;
+    if (found->type == JSON_ABSENT) {
+        lua_pushnil(L);
+        return 1;
+    }
+    if (json_lua_push(L, found, &error)) return 1;
+    error.offset += (size_t)(found->at - lua_tostring(L, 1));
+    return fail_at(L, &error);
+}
+
+/* raw(text, pointer) -> the bytes of the value there; a lone nil when there is none. */
+static int raw(lua_State *L) {
+    struct json_plan *plan = find(L);
+    if (!plan) return 3;
+    const struct json_value *found = &plan->nodes[plan->count - 1].found;
+    if (found->type == JSON_ABSENT) {
+        lua_pushnil(L);
+    } else {
+        lua_pushlstring(L, found->at, found->length);
+    }
+    return 1;
+}
+
+/* ---- from Lua to text ---- */
+
+static int free_out(lua_State *L) {
+    struct json_out *out = luaL_checkudata(L, 1, OUT_TYPE);
+    free(out->data);
+    *out = (struct json_out){0};
+    return 0;
+}
+
+/* Pushes an empty json_out; __gc frees it when an error comes between. */
+static struct json_out *new_out(lua_State *L) {
+    struct json_out *out = lua_newuserdatauv(L, sizeof *out, 0);
+    *out = (struct json_out){0};
+    if (luaL_newmetatable(L, OUT_TYPE)) {
+        lua_pushcfunction(L, free_out);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setmetatable(L, -2);
+    return out;
+}
+
+/* Pushes what was written and gives the memory back at once. */
+static void push_out(lua_State *L, struct json_out *out) {
+    lua_pushlstring(L, out->data ? out->data : "", out->length);
+    free(out->data);
+    *out = (struct json_out){0};
+}
+
+/* encode(value) -> text; see json_lua_encode. */
+static int encode(lua_State *L) {
+    luaL_checkany(L, 1);
+    struct json_out *out = new_out(L);
+    json_lua_encode(L, 1, out, NULL, NULL);
+    push_out(L, out);
+    return 1;
+}
+
+/* ---- splicing ---- */
+
+/* The value in argument 3, without the space around it; raises unless it is strict JSON. *depth is
+ * how many levels it has. */
+static struct json_value check_raw(lua_State *L, int *depth) {
+    size_t length;
+    const char *text = luaL_checklstring(L, 3, &length);
+    struct json_reader reader;
+    struct json_value value, token;
+    json_open(&reader, text, length);
+    *depth = 0;
+    if (json_next(&reader, &value) != JSON_ERROR) {
+        const char *end;
+        do {
+            if (reader.depth > *depth) *depth = reader.depth;
+            end = reader.at;
+        } while (json_next(&reader, &token) > JSON_ERROR);
+        value.length = (size_t)(end - value.at);
+    }
+    if (reader.error.message)
+        luaL_error(L, "bad argument #3 to 'set' (not JSON: byte %d: %s)",
+                   (int)reader.error.offset + 1, reader.error.message);
+    return value;
+}
+
+/* Adds the last token of the pointer as a key: `"key":`. */
+static void add_key(lua_State *L, struct json_out *out, const struct json_node *node) {
+    luaL_argcheck(L, json_utf8_prefix(node->token, node->length) == node->length, 2,
+                  "the key is not valid UTF-8");
+    luaL_Buffer buffer;
+    luaL_buffinit(L, &buffer);
+    for (const char *at = node->token, *end = at + node->length; at < end; at++) {
+        char c = *at;
+        if (c == '~') c = *++at == '0' ? '~' : '/';
+        luaL_addchar(&buffer, c);
+    }
+    luaL_pushresult(&buffer);
+    size_t length;
+    const char *key = lua_tolstring(L, -1, &length);
+    json_out_string(L, out, key, length);
+    json_out_add(L, out, ":", 1);
+}
+
+/* set(text, pointer, raw) -> the text with the value at the pointer replaced, or added: to an array
+ * by "-", to an object by a key that it has not. Every other byte stays. nil, message when there is
+ * nothing it could be put into. */
+static int set(lua_State *L) {
+    int raw_depth;
+    struct json_value value = check_raw(L, &raw_depth);
+    size_t length;
+    const char *text = luaL_checklstring(L, 1, &length);
+    struct json_plan *plan = find(L);
+    if (!plan) return 3;
+    const struct json_node *node = &plan->nodes[plan->count - 1];
+    struct json_value old = node->found;
+    struct json_out *out = new_out(L);
+    if (raw_depth + (int)plan->count - 1 > JSON_DEPTH)
+        return lua_pushnil(L), lua_pushliteral(L, "nested too deep"), 2;
+    if (old.type == JSON_ABSENT) {
+        const struct json_value *parent = &node[-1].found;
+        bool append = node->length == 1 && *node->token == '-';
+        if (parent->type != JSON_OBJECT && !(parent->type == JSON_ARRAY && append)) {
+            lua_pushnil(L);
+            lua_pushfstring(L, "nothing can be set at %s: %s", lua_tostring(L, 2),
+                            parent->type == JSON_ARRAY    ? "the array has no such element"
+                            : parent->type == JSON_ABSENT ? "there is nothing above it"
+                                                          : "what is above it is a scalar");
+            return 2;
+        }
+        const char *last = parent->at + parent->length - 2; /* before the closing bracket */
+        while (strchr(" \t\r\n", *last)) last--;
+        old.at = last + 1;
+        json_out_add(L, out, text, (size_t)(old.at - text));
+        if (last > parent->at) json_out_add(L, out, ",", 1);
+        if (parent->type == JSON_OBJECT) add_key(L, out, node);
+    } else {
+        json_out_add(L, out, text, (size_t)(old.at - text));
+    }
+    json_out_add(L, out, value.at, value.length);
+    const char *rest = old.at + old.length;
+    json_out_add(L, out, rest, (size_t)(text + length - rest));
+    push_out(L, out);
+    return 1;
+}
+
+/* ---- the module ---- */
+
+bool json_lua_is_array(lua_State *L, int index) {
+    if (!lua_getmetatable(L, index)) return false;
+    luaL_newmetatable(L, ARRAY_MARK);
+    bool marked = lua_rawequal(L, -1, -2);
+    lua_pop(L, 2);
+    return marked;
+}
+
+/* array(table) -> the same table, marked as an array. */
+static int array(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 1);
+    luaL_argcheck(L, !lua_getmetatable(L, 1) || json_lua_is_array(L, 1), 1,
+                  "has a metatable of its own");
+    luaL_newmetatable(L, ARRAY_MARK);
+    lua_setmetatable(L, 1);
+    lua_settop(L, 1);
+    return 1;
+}
+
+static int is_array_value(lua_State *L) {
+    luaL_checkany(L, 1);
+    lua_pushboolean(L, lua_type(L, 1) == LUA_TTABLE && json_lua_is_array(L, 1));
+    return 1;
+}
+
+static int name_null(lua_State *L) {
+    if (lua_touserdata(L, 1)) {
+        lua_pushfstring(L, "userdata: %p", lua_touserdata(L, 1));
+    } else {
+        lua_pushliteral(L, "null");
+    }
+    return 1;
+}
+
+static const luaL_Reg functions[] = {
+    {"array", array},   {"check", check}, {"decode", decode},
+    {"encode", encode}, {"get", get},     {"is_array", is_array_value},
+    {"raw", raw},       {"set", set},     {NULL, NULL},
+};
+
+int luaopen_obatch_json(lua_State *L) {
+    luaL_newlib(L, functions);
+    lua_pushlightuserdata(L, NULL);
+    lua_newtable(L); /* the metatable of all light userdata; no one else here has any */
+    lua_pushcfunction(L, name_null);
+    lua_setfield(L, -2, "__tostring");
+    lua_setmetatable(L, -2);
+    lua_setfield(L, -2, "null");
+    return 1;
+}

@@ -1,0 +1,180 @@
+/* obatch: a Lua state, its paths, its signals and an exit code. Everything else is Lua
+ * (lua/obatch/cli.lua) or one of the modules in the table below. */
+#include "obatch.h"
+#include "os.h"
+
+#include <limits.h>
+#include <locale.h>
+#include <lualib.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+volatile sig_atomic_t obatch_interrupted = 0;
+
+static lua_State *volatile main_state; /* NULL when it must not be touched any more */
+
+static const luaL_Reg modules[] = {
+    {"obatch.json", luaopen_obatch_json},
+    {"obatch.jsonl", luaopen_obatch_jsonl},
+    {"obatch.fs", luaopen_obatch_fs},
+    {"obatch.term", luaopen_obatch_term},
+    {NULL, NULL},
+};
+
+/* Lua instructions between the signal and stop_hook. What waits reports the stop itself, and a
+ * script has so many to end well; this is for one that does not listen. */
+enum { STOP_AFTER = 1000000 };
+
+/* Runs between two Lua instructions, where raising is safe. Coroutines have hooks of their own and
+ * are not stopped here: they stop at the next call that blocks, which sees obatch_interrupted. */
+static void stop_hook(lua_State *L, lua_Debug *record) {
+    (void)record;
+    lua_sethook(L, NULL, 0, 0);
+    luaL_error(L, "interrupted");
+}
+
+/* timeout(1) and closing terminals send the same signal twice in a row: within this many
+ * milliseconds it is one request. */
+enum { ONE_REQUEST = 100 };
+
+/* The first signal asks for a clean stop, the next one kills. */
+static void on_signal(int number) {
+    static struct timespec first;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (obatch_interrupted) {
+        long long passed =
+            (now.tv_sec - first.tv_sec) * 1000LL + (now.tv_nsec - first.tv_nsec) / 1000000;
+        if (passed < ONE_REQUEST) return;
+        signal(number, SIG_DFL);
+        raise(number); /* comes as soon as this handler returns */
+        return;
+    }
+    first = now;
+    obatch_interrupted = number;
+    if (main_state) lua_sethook(main_state, stop_hook, LUA_MASKCOUNT, STOP_AFTER);
+}
+
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal};
+    sigemptyset(&action.sa_mask);
+    for (int i = 0; i < OS_STOPS; i++) {
+        struct sigaction old;
+        /* nohup and "&" in a shell script set these to "ignore", and mean it. */
+        if (sigaction(os_stops[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN) continue;
+        sigaction(os_stops[i], &action, NULL);
+    }
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of write(), never the end of a run */
+}
+
+static bool is_home(const char *dir) {
+    char file[PATH_MAX];
+    int n = snprintf(file, sizeof file, "%s/lua/obatch/cli.lua", dir);
+    return n > 0 && (size_t)n < sizeof file && access(file, R_OK) == 0;
+}
+
+/* Where lua/ and scripts/ are: $OBATCH_HOME, or what obatch.home beside a binary in a build
+ * directory says, or share/obatch beside an installed one. */
+static bool find_home(char home[PATH_MAX]) {
+    const char *wish = getenv("OBATCH_HOME");
+    if (wish) {
+        int n = snprintf(home, PATH_MAX, "%s", wish);
+        return n > 0 && n < PATH_MAX && is_home(home);
+    }
+    char self[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length <= 0) return false;
+    self[length] = '\0';
+    char *slash = strrchr(self, '/');
+    *slash = '\0';
+
+    char marker[PATH_MAX + 16];
+    snprintf(marker, sizeof marker, "%s/obatch.home", self);
+    FILE *file = fopen(marker, "r");
+    if (file) {
+        bool found = fgets(home, PATH_MAX, file) != NULL;
+        fclose(file);
+        if (found) {
+            home[strcspn(home, "\n")] = '\0';
+            return is_home(home);
+        }
+    }
+    int n = snprintf(home, PATH_MAX, "%s/../share/obatch", self);
+    return n > 0 && n < PATH_MAX && is_home(home);
+}
+
+/* Any error value becomes a message with a traceback; the traceback holds no values, so no key. */
+static int with_traceback(lua_State *L) {
+    const char *message = luaL_tolstring(L, 1, NULL);
+    luaL_traceback(L, L, message, 1);
+    return 1;
+}
+
+/* Arguments: argc, argv. Returns the exit code that lua/obatch/cli.lua gives. */
+static int run(lua_State *L) {
+    int argc = (int)lua_tointeger(L, 1);
+    char **argv = lua_touserdata(L, 2);
+    char home[PATH_MAX];
+    if (!find_home(home))
+        return luaL_error(L, "cannot find lua/obatch/cli.lua: set OBATCH_HOME to the folder that "
+                             "holds obatch's lua/ and scripts/");
+
+    luaL_checkversion(L);
+    luaL_openlibs(L);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    luaL_setfuncs(L, modules, 0);
+    lua_pop(L, 1);
+
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "path");
+    lua_pushfstring(L, "%s/lua/?.lua;%s", home, lua_tostring(L, -1));
+    lua_setfield(L, -3, "path");
+    lua_pop(L, 2);
+
+    lua_getglobal(L, "require");
+    lua_pushstring(L, "obatch.cli");
+    lua_call(L, 1, 1);
+    lua_getfield(L, -1, "main");
+    lua_createtable(L, argc, 2);
+    for (int i = 0; i < argc; i++) {
+        lua_pushstring(L, argv[i]);
+        lua_rawseti(L, -2, i);
+    }
+    lua_pushstring(L, home);
+    lua_setfield(L, -2, "home");
+    lua_pushstring(L, OBATCH_VERSION);
+    lua_setfield(L, -2, "version");
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+int main(int argc, char **argv) {
+    setlocale(LC_CTYPE, ""); /* and nothing else: numbers keep their point */
+    lua_State *L = luaL_newstate();
+    if (!L) {
+        fputs("obatch: not enough memory\n", stderr);
+        return EXIT_FAILURE;
+    }
+    main_state = L;
+    catch_signals();
+
+    lua_pushcfunction(L, with_traceback);
+    lua_pushcfunction(L, run);
+    lua_pushinteger(L, argc);
+    lua_pushlightuserdata(L, argv);
+    int code = EXIT_FAILURE;
+    if (lua_pcall(L, 2, 1, 1) == LUA_OK) {
+        code = (int)lua_tointeger(L, -1);
+    } else if (obatch_interrupted) {
+        fputs("obatch: interrupted\n", stderr);
+        code = 130;
+    } else {
+        fprintf(stderr, "obatch: %s\n", lua_tostring(L, -1));
+    }
+    main_state = NULL;
+    lua_close(L);
+    return code;
+}

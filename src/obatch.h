@@ -1,0 +1,58 @@
+/* What the Lua bindings of the host share: their openers, the stop flag, and the one way to say
+ * that something in the world failed.
+ *
+ * A failure of the world returns nil, message, CODE to Lua, where CODE is an errno name or a word
+ * such as "TIMEOUT" or "INTERRUPTED". Misuse (a wrong argument) raises instead. */
+#ifndef OBATCH_H
+#define OBATCH_H
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+#include <lauxlib.h>
+#include <lua.h>
+
+int luaopen_obatch_json(lua_State *L);
+int luaopen_obatch_jsonl(lua_State *L);
+int luaopen_obatch_fs(lua_State *L);
+int luaopen_obatch_term(lua_State *L);
+
+/* The number of the first SIGINT, SIGTERM or SIGHUP, 0 before; cleared only by term.resume().
+ * Everything that blocks watches it and returns nil, "interrupted", "INTERRUPTED". Signals are
+ * delivered with SA_RESTART off, so that a blocking system call ends with EINTR. */
+extern volatile sig_atomic_t obatch_interrupted;
+
+/* nil, message, code. */
+static inline int obatch_fail(lua_State *L, const char *code, const char *message) {
+    lua_pushnil(L);
+    lua_pushstring(L, message);
+    lua_pushstring(L, code);
+    return 3;
+}
+
+static inline int obatch_fail_interrupted(lua_State *L) {
+    return obatch_fail(L, "INTERRUPTED", "interrupted");
+}
+
+/* nil, "<what>: <system's words>", "<ERRNO NAME>"; EINTR after a request to stop is that request.
+ * errno is an argument because anything called in between may change it. */
+static inline int obatch_fail_errno(lua_State *L, const char *what, int error) {
+    if (error == EINTR && obatch_interrupted) return obatch_fail_interrupted(L);
+    const char *name = strerrorname_np(error);
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s: %s", what, strerror(error));
+    lua_pushstring(L, name ? name : "EUNKNOWN");
+    return 3;
+}
+
+/* The argument, which must be a string that can name a file: what follows a NUL byte would silently
+ * be left out, and another file would be meant. */
+static inline const char *obatch_check_path(lua_State *L, int arg) {
+    size_t length;
+    const char *path = luaL_checklstring(L, arg, &length);
+    luaL_argcheck(L, strlen(path) == length, arg, "a path cannot contain a NUL byte");
+    return path;
+}
+
+#endif

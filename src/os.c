@@ -1,0 +1,56 @@
+#include "os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+const int os_stops[OS_STOPS] = {SIGINT, SIGTERM, SIGHUP};
+
+void os_block_stops(sigset_t *before) {
+    sigset_t stops;
+    sigemptyset(&stops);
+    for (int i = 0; i < OS_STOPS; i++) sigaddset(&stops, os_stops[i]);
+    pthread_sigmask(SIG_BLOCK, &stops, before);
+}
+
+double os_clock(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+int os_write_all(int fd, const char *bytes, size_t length) {
+    while (length > 0) {
+        ssize_t n = write(fd, bytes, length);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return errno;
+        bytes += n;
+        length -= (size_t)n;
+    }
+    return 0;
+}
+
+/* Some file systems (CIFS, some FUSE) have no fsync for folders and say EINVAL or ENOTSUP, and a
+ * folder may be entered and written but not read; there is nothing more to do there. */
+int os_sync_parent(const char *path) {
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) : 0;
+    char folder[PATH_MAX];
+    if (length >= sizeof folder) return ENAMETOOLONG;
+    if (!slash) {
+        strcpy(folder, ".");
+    } else if (length == 0) {
+        strcpy(folder, "/");
+    } else {
+        memcpy(folder, path, length);
+        folder[length] = '\0';
+    }
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return errno == EACCES ? 0 : errno;
+    int error = fsync(fd) == 0 ? 0 : errno;
+    close(fd);
+    return error == EINVAL || error == ENOTSUP ? 0 : error;
+}

@@ -1,0 +1,27 @@
+/* What system calls leave to their callers: whole writes, durable names, the monotonic clock, and
+ * the signals that ask for a stop. No Lua here. */
+#ifndef OBATCH_OS_H
+#define OBATCH_OS_H
+
+#include <signal.h>
+#include <stddef.h>
+
+/* The signals that ask for a stop; see obatch_interrupted. */
+enum { OS_STOPS = 3 };
+extern const int os_stops[OS_STOPS];
+
+/* Blocks them and gives the mask as it was. Whoever looks at obatch_interrupted and then sleeps
+ * with that mask (ppoll, epoll_pwait) sleeps through none. */
+void os_block_stops(sigset_t *before);
+
+/* Monotonic seconds. */
+double os_clock(void);
+
+/* Writes all of it, whatever signals come: a stop is no reason to tear what is being written. 0 or
+ * an errno. */
+int os_write_all(int fd, const char *bytes, size_t length);
+
+/* Makes the names in the folder that holds path durable. 0 or an errno. */
+int os_sync_parent(const char *path);
+
+#endif

@@ -1,0 +1,402 @@
+local fs = require "obatch.fs"
+local support = require "support"
+
+--- Runs Lua code in an obatch of its own, with `limits` (shell commands) before it.
+local function run(dir, code, limits)
+  support.write(dir .. "/script.lua", 'local fs, dir = require "obatch.fs", ...\n' .. code)
+  return support.shell(("%s\n%s run %s %s"):format(limits or "", support.quote(support.binary),
+    support.quote(dir .. "/script.lua"), support.quote(dir)))
+end
+
+--- The paths of a walk, relative to the folder; what could not be read as "path: CODE".
+local function walk(folder, options)
+  local paths = {}
+  for path, size, _, code in fs.walk(folder, options) do
+    paths[#paths + 1] = path:sub(#folder + 2) .. (size and "" or ": " .. code)
+  end
+  return paths
+end
+
+describe("fs", function()
+  local dir
+
+  before_each(function() dir = support.tmpdir() end)
+  after_each(function() getmetatable(dir).__close(dir) end)
+
+  describe("stat", function()
+    it("tells files, folders and links apart, with size, time and permissions", function()
+      support.write(dir.path .. "/f", "12345")
+      os.execute(("cd %s && chmod 640 f && touch -d @1700000000.25 f && ln -s f l"):format(dir.path))
+      assert.same({ type = "file", size = 5, mtime = 1700000000.25, mode = tonumber("640", 8) },
+        fs.stat(dir.path .. "/f"))
+      assert.equal("file", fs.stat(dir.path .. "/l").type)
+      assert.equal("link", fs.lstat(dir.path .. "/l").type)
+      assert.equal("dir", fs.stat(dir.path).type)
+      assert.equal("other", fs.stat("/dev/null").type)
+    end)
+
+    it("names the missing path and gives the errno name", function()
+      local stat, message, code = fs.stat(dir.path .. "/none")
+      assert.is_nil(stat)
+      assert.equal(("cannot look at %s/none: No such file or directory"):format(dir.path), message)
+      assert.equal("ENOENT", code)
+    end)
+
+    it("refuses a path with a NUL byte instead of looking at half of it", function()
+      assert.has_error(function() fs.stat(dir.path .. "\0x") end)
+    end)
+  end)
+
+  describe("mkdir", function()
+    it("makes parents, with doubled and final slashes, and is content with what exists", function()
+      assert.is_true(fs.mkdir(dir.path .. "/a//b/c/"))
+      assert.is_true(fs.mkdir(dir.path .. "/a/b/c"))
+      assert.equal("dir", fs.stat(dir.path .. "/a/b/c").type)
+      assert.is_true(fs.mkdir("/"))
+    end)
+
+    it("fails where a file is in the way", function()
+      support.write(dir.path .. "/f", "")
+      for _, path in ipairs { "/f", "/f/g" } do
+        local ok, message, code = fs.mkdir(dir.path .. path)
+        assert.is_nil(ok)
+        assert.equal(("cannot make folder %s%s: Not a directory"):format(dir.path, path), message)
+        assert.equal("ENOTDIR", code)
+      end
+    end)
+  end)
+
+  describe("list", function()
+    it("sorts bytewise and passes every byte of a name through", function()
+      for _, name in ipairs { "b", "B", "\xff\xfe", "new\nline", ".hidden", "ä" } do
+        support.write(dir.path .. "/" .. name, "")
+      end
+      assert.same({ ".hidden", "B", "b", "new\nline", "ä", "\xff\xfe" }, fs.list(dir.path))
+    end)
+
+    it("fails for a file", function()
+      support.write(dir.path .. "/f", "")
+      assert.equal("ENOTDIR", select(3, fs.list(dir.path .. "/f")))
+    end)
+  end)
+
+  describe("walk", function()
+    it("delivers whole paths in bytewise order, with size and time", function()
+      assert(fs.mkdir(dir.path .. "/a/z"))
+      assert(fs.mkdir(dir.path .. "/empty"))
+      for _, name in ipairs { "a/2", "a/z/3", "a.jpg", "a0", "B" } do
+        support.write(dir.path .. "/" .. name, name)
+      end
+      assert.same({ "B", "a.jpg", "a/2", "a/z/3", "a0" }, walk(dir.path))
+      local step, state = fs.walk(dir.path)
+      local path, size, mtime = step(state)
+      assert.equal(dir.path .. "/B", path)
+      assert.equal(1, size)
+      assert.equal(fs.stat(path).mtime, mtime)
+    end)
+
+    it("joins a folder given with a slash without doubling it", function()
+      support.write(dir.path .. "/f", "")
+      local step, state = fs.walk(dir.path .. "/")
+      assert.equal(dir.path .. "/f", (step(state)))
+    end)
+
+    it("keeps the wanted extensions in any case, and no file that is only an extension", function()
+      for _, name in ipairs { "a.JPG", "b.jpeg", "c.png", ".jpg", "jpg", "d.jpg.txt", "e.Jpg" } do
+        support.write(dir.path .. "/" .. name, "")
+      end
+      assert.same({ "a.JPG", "b.jpeg", "e.Jpg" },
+        walk(dir.path, { ext = { [".jpg"] = true, [".JPEG"] = true } }))
+      assert.same({ "c.png" }, walk(dir.path, { ext = { [".png"] = true, [".jpg"] = false } }))
+      assert.same({}, walk(dir.path, { ext = {} }))
+    end)
+
+    it("follows links to files, not to folders, and ends in a loop of links", function()
+      assert(fs.mkdir(dir.path .. "/sub"))
+      support.write(dir.path .. "/f", "123")
+      os.execute(("cd %s && ln -s .. sub/up && ln -s ../f sub/link && ln -s self self && mkfifo pipe"):format(
+        dir.path))
+      assert.same({ "f", "self: ELOOP", "sub/link" }, walk(dir.path))
+    end)
+
+    it("delivers names that are not UTF-8 or hold a newline", function()
+      assert(fs.mkdir(dir.path .. "/\xe9t\xe9"))
+      support.write(dir.path .. "/\xe9t\xe9/a\nb.jpg", "")
+      assert.same({ "\xe9t\xe9/a\nb.jpg" }, walk(dir.path))
+    end)
+
+    it("reports a folder that cannot be read and goes on behind it", function()
+      for _, name in ipairs { "a", "b", "c" } do
+        assert(fs.mkdir(dir.path .. "/" .. name))
+        support.write(dir.path .. "/" .. name .. "/f", "")
+      end
+      os.execute(("chmod 000 %s/b"):format(dir.path))
+      support.write(dir.path .. "/walk.lua", [[
+        for path, size, message, code in require "obatch.fs".walk((...)) do
+          print(path:match("[^/]*/[^/]*$"), not size and message:match(": (.*)") or "ok", not size and code)
+        end]])
+      -- root reads everything, unless it gives that capability away
+      local code, out, err = support.shell(("%s %s run %s/walk.lua %s"):format(
+        "[ $(id -u) = 0 ] && set -- setpriv --bounding-set=-dac_override,-dac_read_search; \"$@\"",
+        support.quote(support.binary), dir.path, dir.path))
+      os.execute(("chmod 700 %s/b"):format(dir.path))
+      assert.equal("", err)
+      assert.equal(0, code)
+      assert.matches("a/f\tok", out)
+      assert.matches("/b\tPermission denied\tEACCES", out)
+      assert.matches("c/f\tok", out)
+    end)
+
+    it("reports a missing folder as its only entry", function()
+      local step, state = fs.walk(dir.path .. "/none")
+      local path, size, message, code = step(state)
+      assert.equal(dir.path .. "/none", path)
+      assert.is_nil(size)
+      assert.matches("none: No such file", message)
+      assert.equal("ENOENT", code)
+      assert.is_nil((step(state)))
+    end)
+
+    it("ends cleanly when the loop is left, and stays ended", function()
+      support.write(dir.path .. "/f", "")
+      support.write(dir.path .. "/g", "")
+      local step, state, _, closing = fs.walk(dir.path)
+      assert.equal(dir.path .. "/f", (step(state)))
+      getmetatable(closing).__close(closing)
+      assert.is_nil((step(state)))
+    end)
+
+    it("survives folders nested beyond what a path can name", function()
+      local deep = ("/" .. ("d"):rep(200)):rep(15)
+      assert(fs.mkdir(dir.path .. "/a" .. deep))
+      assert(fs.mkdir(dir.path .. "/b" .. deep))
+      assert(fs.rename(dir.path .. "/b", dir.path .. "/a" .. deep .. "/b"))
+      local found = walk(dir.path)
+      os.execute(("rm -rf %s/a"):format(dir.path))
+      assert.equal(1, #found)
+      assert.matches(": ENAMETOOLONG$", found[1])
+    end)
+  end)
+
+  describe("read and write", function()
+    it("round-trip every byte, also of an empty file", function()
+      local bytes = {}
+      for i = 0, 255 do bytes[#bytes + 1] = string.char(i) end
+      for _, text in ipairs { "", "x", table.concat(bytes):rep(3000) } do
+        assert.is_true(fs.write(dir.path .. "/f", text))
+        assert.equal(text, fs.read(dir.path .. "/f"))
+      end
+      assert.same({ "f" }, fs.list(dir.path))
+    end)
+
+    it("read stops after max bytes, and reads what has no size", function()
+      support.write(dir.path .. "/f", "12345")
+      assert.equal("123", fs.read(dir.path .. "/f", 3))
+      assert.equal("12345", fs.read(dir.path .. "/f", 5))
+      assert.equal("12345", fs.read(dir.path .. "/f", 99))
+      assert.equal("", fs.read(dir.path .. "/f", 0))
+      assert.matches("^Name:", fs.read("/proc/self/status"))
+    end)
+
+    it("read names the path it cannot read", function()
+      local text, message, code = fs.read(dir.path)
+      assert.is_nil(text)
+      assert.equal("cannot read " .. dir.path .. ": Is a directory", message)
+      assert.equal("EISDIR", code)
+    end)
+
+    it("a write that fails half-way leaves the old file and no .part", function()
+      support.write(dir.path .. "/f", "old")
+      local code, out, err = run(dir.path, 'print(fs.write(dir .. "/f", ("x"):rep(100000)))', "ulimit -f 8")
+      assert.equal(0, code)
+      assert.equal("", err)
+      assert.equal(("nil\tcannot write %s/f: File too large\tEFBIG\n"):format(dir.path), out)
+      assert.equal("old", fs.read(dir.path .. "/f"))
+      assert.same({ "f", "script.lua" }, fs.list(dir.path))
+    end)
+
+    it("a write whose name is taken by a folder leaves no .part", function()
+      assert(fs.mkdir(dir.path .. "/f"))
+      assert.equal("EISDIR", select(3, fs.write(dir.path .. "/f", "x")))
+      assert.same({ "f" }, fs.list(dir.path))
+    end)
+
+    it("a write into a missing folder names the file", function()
+      local ok, message, code = fs.write(dir.path .. "/none/f", "x")
+      assert.is_nil(ok)
+      assert.equal(("cannot write %s/none/f: No such file or directory"):format(dir.path), message)
+      assert.equal("ENOENT", code)
+    end)
+
+    it("a stale .part of an earlier run does not get into the new file", function()
+      support.write(dir.path .. "/f.part", ("stale"):rep(100))
+      assert.is_true(fs.write(dir.path .. "/f", "new"))
+      assert.equal("new", fs.read(dir.path .. "/f"))
+      assert.same({ "f" }, fs.list(dir.path))
+    end)
+  end)
+
+  describe("rename and remove", function()
+    it("rename replaces a file, also across folders", function()
+      assert(fs.mkdir(dir.path .. "/sub"))
+      support.write(dir.path .. "/a", "new")
+      support.write(dir.path .. "/sub/b", "old")
+      assert.is_true(fs.rename(dir.path .. "/a", dir.path .. "/sub/b"))
+      assert.equal("new", fs.read(dir.path .. "/sub/b"))
+      local ok, message, code = fs.rename(dir.path .. "/a", dir.path .. "/b")
+      assert.is_nil(ok)
+      assert.equal(("cannot rename %s/a to %s/b: No such file or directory"):format(dir.path, dir.path),
+        message)
+      assert.equal("ENOENT", code)
+    end)
+
+    it("remove takes a file, a link or an empty folder, and not what a link points to", function()
+      assert(fs.mkdir(dir.path .. "/sub"))
+      support.write(dir.path .. "/f", "")
+      os.execute(("ln -s f %s/l"):format(dir.path))
+      for _, name in ipairs { "l", "sub", "missing", "missing" } do
+        assert.is_true(fs.remove(dir.path .. "/" .. name))
+      end
+      assert.same({ "f" }, fs.list(dir.path))
+      assert.equal("ENOTEMPTY", select(3, fs.remove(dir.path)))
+    end)
+  end)
+
+  describe("append", function()
+    it("adds to what is there and closes more than once", function()
+      support.write(dir.path .. "/j", "one\n")
+      do
+        local file <close> = assert(fs.append(dir.path .. "/j"))
+        assert.is_true(file:write("two\n"))
+        assert.is_true(file:write(""))
+        assert.is_true(file:write("three\n"))
+      end
+      assert.equal("one\ntwo\nthree\n", fs.read(dir.path .. "/j"))
+      local file = assert(fs.append(dir.path .. "/new"))
+      assert.is_true(file:close())
+      assert.is_true(file:close())
+      assert.has_error(function() file:write("x") end)
+      assert.equal("", fs.read(dir.path .. "/new"))
+    end)
+
+    it("takes a line back that did not fit, and goes on when there is room again", function()
+      local code, out, err = run(dir.path, [[
+        local file <close> = assert(fs.append(dir .. "/j"))
+        print(file:write(("x"):rep(4000) .. "\n"))
+        print(file:write(("y"):rep(4000) .. "\n"))
+        print(fs.stat(dir .. "/j").size)
+        print(file:write("z\n"))]], "ulimit -f 8")
+      assert.equal("", err)
+      assert.equal(0, code)
+      assert.equal(("true\nnil\tcannot append to %s/j: File too large\tEFBIG\n4001\ntrue\n"):format(dir.path),
+        out)
+      assert.equal(("x"):rep(4000) .. "\nz\n", fs.read(dir.path .. "/j"))
+    end)
+
+    it("reports a full disk with its name", function()
+      local file <close> = assert(fs.append("/dev/full"))
+      local ok, message, code = file:write("x")
+      assert.is_nil(ok)
+      assert.equal("cannot append to /dev/full: No space left on device", message)
+      assert.equal("ENOSPC", code)
+    end)
+
+    it("a file whose folder is missing is a failure, not a file elsewhere", function()
+      assert.equal("ENOENT", select(3, fs.append(dir.path .. "/none/j")))
+    end)
+  end)
+
+  describe("lock", function()
+    it("excludes a second holder in the same process until it is closed", function()
+      local path = dir.path .. "/lock"
+      local first = assert(fs.lock(path))
+      local second, message, code = fs.lock(path)
+      assert.is_nil(second)
+      assert.equal("LOCKED", code)
+      local host, pid = fs.read(path):match("^(%S+) (%d+)\n$")
+      assert.equal(("%s is held by pid %s on host %s"):format(path, pid, host), message)
+      assert.is_true(first:close())
+      assert.is_true(first:close())
+      local third <close> = assert(fs.lock(path))
+      assert.truthy(third)
+    end)
+
+    it("ends with a scope", function()
+      do
+        local lock <close> = assert(fs.lock(dir.path .. "/lock"))
+        assert.truthy(lock)
+      end
+      assert(fs.lock(dir.path .. "/lock")):close()
+    end)
+
+    it("is seen by another process, with the holder's pid, and is free once the holder is killed", function()
+      local path = dir.path .. "/lock"
+      support.write(dir.path .. "/hold.lua", [[
+        local fs, path = require "obatch.fs", ...
+        local lock = assert(fs.lock(path))
+        assert(fs.write(path .. ".held", fs.read("/proc/self/stat"):match("%d+")))
+        while lock do require "obatch.term".sleep(1) end]])
+      os.execute(("%s run %s/hold.lua %s &"):format(support.quote(support.binary), dir.path, path))
+      repeat until fs.stat(path .. ".held")
+      local holder = fs.read(path .. ".held")
+      local lock, message, code = fs.lock(path)
+      assert.is_nil(lock)
+      assert.equal("LOCKED", code)
+      assert.matches("is held by pid " .. holder .. " on host ", message, 1, true)
+      os.execute(("kill -9 %s; while kill -0 %s 2>/dev/null; do :; done"):format(holder, holder))
+      assert(fs.lock(path)):close()
+    end)
+
+    it("is not kept by a program that the holder started", function()
+      local lock = assert(fs.lock(dir.path .. "/lock"))
+      local child <close> = assert(io.popen("echo up; exec sleep 600 & echo $!; wait", "r"))
+      assert.equal("up", child:read("l"))
+      local pid = child:read("l")
+      lock:close()
+      local again = fs.lock(dir.path .. "/lock")
+      os.execute("kill " .. pid)
+      assert.truthy(again)
+      again:close()
+    end)
+
+    it("names the path that cannot hold a lock", function()
+      local lock, message, code = fs.lock(dir.path)
+      assert.is_nil(lock)
+      assert.equal("cannot lock " .. dir.path .. ": Is a directory", message)
+      assert.equal("EISDIR", code)
+    end)
+  end)
+
+  describe("digests, chance, sync and absolute", function()
+    it("SHA-256 of a file and of a text agree with FIPS 180-4's examples", function()
+      local abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+      support.write(dir.path .. "/f", "abc")
+      assert.same({ abc, 3 }, { fs.sha256(dir.path .. "/f") })
+      assert.equal(abc, fs.sha256_text("abc"))
+      assert.equal("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", fs.sha256_text(""))
+      support.write(dir.path .. "/f", ("a"):rep(1000000))
+      assert.same({ "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0", 1000000 },
+        { fs.sha256(dir.path .. "/f") })
+      assert.equal("ENOENT", select(3, fs.sha256(dir.path .. "/none")))
+    end)
+
+    it("random gives as many digits as asked, and others each time", function()
+      assert.matches("^%x+$", fs.random(16))
+      assert.equal(32, #fs.random(16))
+      assert.equal(512, #fs.random(256))
+      assert.not_equal(fs.random(16), fs.random(16))
+      for _, n in ipairs { 0, -1, 257 } do assert.has_error(function() fs.random(n) end) end
+    end)
+
+    it("sync and absolute say what is missing", function()
+      assert.is_true(fs.sync(dir.path))
+      assert.equal("ENOENT", select(3, fs.sync(dir.path .. "/none")))
+      assert(fs.mkdir(dir.path .. "/sub"))
+      assert.equal(fs.absolute(dir.path), fs.absolute(dir.path .. "/sub/../."))
+      local path, message, code = fs.absolute(dir.path .. "/none")
+      assert.is_nil(path)
+      assert.equal(("cannot find %s/none: No such file or directory"):format(dir.path), message)
+      assert.equal("ENOENT", code)
+    end)
+  end)
+end)

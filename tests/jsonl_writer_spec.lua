@@ -1,0 +1,258 @@
+-- Writing JSON Lines: what a file may hold, when it gets its name, and images that are written as data URLs.
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
+local jsonl_files = require "jsonl_files"
+local support = require "support"
+
+local BLOCK, file_with, in_own_process = jsonl_files.BLOCK, jsonl_files.file_with, jsonl_files.in_own_process
+
+describe("jsonl.create", function()
+  local function refusal(_, _, code) return code end
+
+  it("gives the file its name only when it is whole", function()
+    local dir <close> = file_with("the old file\n")
+    local writer <close> = assert(jsonl.create(dir.file))
+    assert.is_true(writer:raw '{"a": 1.0}')
+    assert.is_true(writer:raw '{"b": 2}\n')
+    assert.is_true(writer:put { c = json.array {}, a = 3 })
+    assert.same({ 3, 35 }, { writer.lines, writer.bytes })
+    assert.equal("the old file\n", support.read(dir.file))
+    local result = assert(writer:commit())
+    assert.equal('{"a": 1.0}\n{"b": 2}\n{"a":3,"c":[]}\n', support.read(dir.file))
+    assert.same({ lines = 3, bytes = writer.bytes, sha256 = fs.sha256(dir.file) }, result)
+    assert.same({ "lines.jsonl" }, fs.list(dir.path))
+    assert.has_error(function() writer:commit() end)
+    assert.has_error(function() writer:raw "x" end)
+  end)
+
+  it("counts every byte up to max_bytes, newlines too", function()
+    local dir <close> = support.tmpdir()
+    local writer <close> = assert(jsonl.create(dir.path .. "/a", { max_bytes = 20 }))
+    assert.equal("TOO_BIG", refusal(writer:raw(("x"):rep(20))))
+    assert.is_true(writer:raw(("x"):rep(9)))
+    assert.equal("FULL", refusal(writer:raw(("x"):rep(10))))
+    assert.equal("TOO_BIG", refusal(writer:raw(("x"):rep(20))))
+    assert.equal("FULL", refusal(writer:put "12345678"))
+    assert.is_true(writer:put "1234567")
+    assert.equal("FULL", refusal(writer:raw ""))
+    assert.equal(20, assert(writer:commit()).bytes)
+    assert.equal("xxxxxxxxx\n\"1234567\"\n", support.read(dir.path .. "/a"))
+
+    local exact <close> = assert(jsonl.create(dir.path .. "/b", { max_bytes = 20 }))
+    assert.is_true(exact:raw(("x"):rep(19)))
+    assert.equal(20, exact.bytes)
+  end)
+
+  it("counts lines up to max_lines", function()
+    local dir <close> = support.tmpdir()
+    local writer <close> = assert(jsonl.create(dir.path .. "/a", { max_lines = 2 }))
+    assert.is_true(writer:raw "1" and writer:raw "2")
+    local good, message, code = writer:raw "3"
+    assert.is_nil(good)
+    assert.equal(dir.path .. "/a is full: 2 lines, 4 bytes", message)
+    assert.equal("FULL", code)
+    assert.equal(2, writer.lines)
+  end)
+
+  it("writes lines of every size", function()
+    math.randomseed(5)
+    local dir <close> = support.tmpdir()
+    local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+    local expected = {}
+    for i, length in ipairs { 0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5, BLOCK - 6, 3 * BLOCK, 0, 100, BLOCK - 102, 7 } do
+      expected[i] = string.char(64 + i):rep(length) .. "\n"
+      assert.is_true(writer:raw(expected[i]))
+    end
+    local result = assert(writer:commit())
+    assert.equal(table.concat(expected), support.read(dir.path .. "/a"))
+    assert.equal(fs.sha256(dir.path .. "/a"), result.sha256)
+  end)
+
+  it("takes one line at a time", function()
+    local dir <close> = support.tmpdir()
+    local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+    assert.has_error(function() writer:raw "a\nb" end)
+    assert.has_error(function() writer:raw "a\n\n" end)
+    assert.has_error(function() writer:put { 0 / 0 } end)
+    assert.is_true(writer:raw "\n")
+    assert.is_true(writer:put(json.null))
+    assert(writer:commit())
+    assert.equal("\nnull\n", support.read(dir.path .. "/a"))
+  end)
+
+  it("leaves nothing behind without commit", function()
+    local dir <close> = support.tmpdir()
+    do
+      local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+      writer:raw "x"
+      assert.same({ "a.part" }, fs.list(dir.path))
+    end
+    assert.same({}, fs.list(dir.path))
+    assert(jsonl.create(dir.path .. "/a"))
+    collectgarbage()
+    assert.same({}, fs.list(dir.path))
+    local writer = assert(jsonl.create(dir.path .. "/a"))
+    assert(writer:commit())
+    writer:close()
+    writer:close()
+    assert.same({ "a" }, fs.list(dir.path))
+  end)
+
+  it("says that the disk is full, and gives no file a name", function()
+    for _, line in ipairs { "short", ("x"):rep(BLOCK + 1) } do
+      for _, method in ipairs { "raw", "put" } do
+        local dir <close> = support.tmpdir()
+        assert(os.execute(("ln -s /dev/full %s/a.part"):format(dir.path)))
+        local writer = assert(jsonl.create(dir.path .. "/a"))
+        local good, message, code = writer[method](writer, line)
+        if #line > BLOCK then
+          assert.is_nil(good)
+          assert.equal(dir.path .. "/a.part: No space left on device", message)
+          assert.equal("ENOSPC", code)
+          assert.equal("ENOSPC", refusal(writer:raw "after"))
+          assert.equal(0, writer.lines)
+        end
+        good, message, code = writer:commit()
+        assert.is_nil(good)
+        assert.equal(dir.path .. "/a: No space left on device", message)
+        assert.equal("ENOSPC", code)
+        writer:close()
+        assert.same({}, fs.list(dir.path))
+      end
+    end
+  end)
+
+  it("says what cannot be created or renamed", function()
+    local dir <close> = support.tmpdir()
+    assert.same({ n = 3, nil, dir.path .. "/no/a.part: No such file or directory", "ENOENT" },
+      table.pack(jsonl.create(dir.path .. "/no/a")))
+    assert(fs.mkdir(dir.path .. "/a"))
+    local writer = assert(jsonl.create(dir.path .. "/a"))
+    local good, message = writer:commit()
+    assert.is_nil(good)
+    assert.truthy(message:find(dir.path .. "/a: ", 1, true))
+    writer:close()
+    assert.same({ "a" }, fs.list(dir.path))
+    assert.has_error(function() jsonl.create(dir.path .. "/b", { max_lines = 0 }) end)
+    assert.has_error(function() jsonl.create(dir.path .. "/b", { max_bytes = 1.5 }) end)
+    assert.has_error(function() jsonl.create(dir.path .. "/b", { max_byte = 1 }) end) -- misspelt
+  end)
+
+  it("refuses a path with a NUL byte, which would make it write to (and remove) another file", function()
+    local dir <close> = support.tmpdir()
+    support.write(dir.path .. "/a", "precious")
+    assert.has_error(function() jsonl.create(dir.path .. "/a\0b"):close() end)
+    assert.equal("precious", support.read(dir.path .. "/a"))
+    assert.has_error(function() jsonl.open(dir.path .. "/a\0b") end)
+    assert.has_error(function() jsonl.scan(dir.path .. "/a\0b", {}) end)
+    assert.has_error(function() jsonl.index(dir.path .. "/a\0b", "") end)
+    assert.has_error(function() jsonl.image(dir.path .. "/a\0b") end)
+  end)
+end)
+
+describe("jsonl.image", function()
+  local png <const> = "\x89PNG\r\n\x1a\n"
+
+  local function bytes(n)
+    local list = {}
+    for i = 1, n do list[i] = string.char((i * 131 + i // 251) % 256) end
+    return table.concat(list)
+  end
+
+  --- The data: URL that coreutils' base64 makes of a file.
+  local function reference(path, mime)
+    local code, out = support.shell("base64 -w0 " .. support.quote(path))
+    assert.equal(0, code)
+    return "data:" .. mime .. ";base64," .. out
+  end
+
+  it("is told by its first bytes, not by its name", function()
+    for head, mime in pairs { [png] = "image/png", ["\xff\xd8\xff\xe0"] = "image/jpeg", ["GIF87a"] = "image/gif",
+      ["GIF89a"] = "image/gif", ["RIFF\1\2\3\4WEBP"] = "image/webp" } do
+      local dir <close> = file_with(head .. "rest")
+      local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+      assert.is_true(writer:put(assert(jsonl.image(dir.file))))
+      assert(writer:commit())
+      assert.equal(json.encode(reference(dir.file, mime)) .. "\n", support.read(dir.path .. "/a"))
+    end
+    for _, text in ipairs { "", "GIF", "GIF88a", "%PDF-1.7", "RIFF1234WAVE", "\xff\xd8", "xRIFF123WEBP", "<svg/>" } do
+      local dir <close> = file_with(text)
+      local image, message, code = jsonl.image(dir.file)
+      assert.is_nil(image)
+      assert.truthy(message:find(dir.file, 1, true))
+      assert.equal("NOT_IMAGE", code)
+    end
+    local dir <close> = support.tmpdir()
+    assert.equal("ENOENT", select(3, jsonl.image(dir.path .. "/no")))
+    assert.equal("EISDIR", select(3, jsonl.image(dir.path)))
+    assert(os.execute("mkfifo " .. dir.path .. "/fifo")) -- and nobody hangs
+    assert.equal("NOT_IMAGE", select(3, jsonl.image(dir.path .. "/fifo")))
+  end)
+
+  it("streams as the reference base64 does, at every length", function()
+    local dir <close> = support.tmpdir()
+    local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+    local expected = {}
+    for i, length in ipairs { 0, 1, 2, 3, 24576 - 9, 24576 - 8, 24576 - 7, 2 * 24576 - 8, BLOCK, 500000 } do
+      local path = dir.path .. "/" .. i
+      support.write(path, png .. bytes(length))
+      local image = assert(jsonl.image(path))
+      assert.is_true(writer:put { model = "m", content = { { url = image }, "é", { image, image } } })
+      local url = reference(path, "image/png")
+      expected[i] = json.encode { model = "m", content = { { url = url }, "é", { url, url } } } .. "\n"
+    end
+    local result = assert(writer:commit())
+    assert.equal(table.concat(expected), support.read(dir.path .. "/a"))
+    assert.equal(fs.sha256(dir.path .. "/a"), result.sha256)
+    assert.equal(#table.concat(expected), result.bytes)
+  end)
+
+  it("counts with its encoded size, to the byte", function()
+    local dir <close> = file_with(png .. bytes(1000))
+    local image = assert(jsonl.image(dir.file))
+    local size = #json.encode(reference(dir.file, "image/png")) + 1
+    local writer <close> = assert(jsonl.create(dir.path .. "/a", { max_bytes = size }))
+    assert.is_true(writer:put(image))
+    assert.equal(size, writer.bytes)
+    assert.equal("FULL", select(3, writer:put(image)))
+    local tight <close> = assert(jsonl.create(dir.path .. "/b", { max_bytes = size - 1 }))
+    assert.equal("TOO_BIG", select(3, tight:put(image)))
+  end)
+
+  it("takes back a line whose image has changed or gone, and the file goes on", function()
+    for _, damage in ipairs { png .. bytes(900000), png .. bytes(400000), png, "", false } do
+      local dir <close> = file_with(png .. bytes(500000))
+      local image = assert(jsonl.image(dir.file))
+      local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+      assert.is_true(writer:raw "before")
+      if damage then support.write(dir.file, damage) else os.remove(dir.file) end
+      local good, message, code = writer:put { image }
+      assert.is_nil(good)
+      assert.truthy(message:find(dir.file, 1, true))
+      assert.equal(damage and "CHANGED" or "ENOENT", code)
+      assert.is_true(writer:raw "after")
+      local result = assert(writer:commit())
+      assert.equal("before\nafter\n", support.read(dir.path .. "/a"))
+      assert.same({ lines = 2, bytes = 13, sha256 = fs.sha256(dir.path .. "/a") }, result)
+    end
+  end)
+
+  it("is nothing json.encode knows", function()
+    local dir <close> = file_with(png)
+    assert.has_error(function() json.encode { jsonl.image(dir.file) } end)
+  end)
+
+  it("needs no memory of its size", function()
+    local dir <close> = support.tmpdir()
+    assert(os.execute(([[{ printf '\211PNG\r\n\032\n'; head -c 60000000 /dev/zero; } >%s/big.png]]):format(dir.path)))
+    local out = in_own_process([[
+      local folder = ...
+      local jsonl = require "obatch.jsonl"
+      local writer <close> = assert(jsonl.create(folder .. "/a"))
+      local image = assert(jsonl.image(folder .. "/big.png"))
+      print(peak(function() assert(writer:put { image, image }) end) < 10, writer.bytes)
+    ]], dir.path)
+    assert.equal("true\t160000076\n", out)
+  end)
+end)
