@@ -17,9 +17,13 @@ volatile sig_atomic_t obatch_interrupted = 0;
 static lua_State *volatile main_state; /* NULL when it must not be touched any more */
 
 static const luaL_Reg modules[] = {
-    {"obatch.json", luaopen_obatch_json}, {"obatch.jsonl", luaopen_obatch_jsonl},
-    {"obatch.http", luaopen_obatch_http}, {"obatch.fs", luaopen_obatch_fs},
-    {"obatch.term", luaopen_obatch_term}, {NULL, NULL},
+    {"obatch.json", luaopen_obatch_json},
+    {"obatch.jsonl", luaopen_obatch_jsonl},
+    {"obatch.http", luaopen_obatch_http},
+    {"obatch.httpd", luaopen_obatch_httpd},
+    {"obatch.fs", luaopen_obatch_fs},
+    {"obatch.term", luaopen_obatch_term},
+    {NULL, NULL},
 };
 
 /* Lua instructions between the signal and stop_hook. What waits reports the stop itself, and a

@@ -16,6 +16,7 @@
 int luaopen_obatch_json(lua_State *L);
 int luaopen_obatch_jsonl(lua_State *L);
 int luaopen_obatch_http(lua_State *L);
+int luaopen_obatch_httpd(lua_State *L);
 int luaopen_obatch_fs(lua_State *L);
 int luaopen_obatch_term(lua_State *L);
 
