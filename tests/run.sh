@@ -70,6 +70,7 @@ done
 for spec in tests/*_spec.lua; do
   suite "$(basename "$spec" .lua)" "$obatch" run tests/busted.lua "$spec"
 done
+suite "official Node SDK" sh tests/sdk/run.sh "$obatch" build/sdk
 
 passed=$(grep '^ok' "$log" | grep -vc '# SKIP')
 failed=$(grep -c '^not ok\|^ok.*# SKIP' "$log")

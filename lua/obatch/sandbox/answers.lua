@@ -1,0 +1,200 @@
+--- From what a model says to the line of a result file.
+--
+-- A model is a function `model(request, asked)`:
+--   request  { custom_id =, method =, url =, body = (decoded), raw = (the line) }
+--   asked    how often this custom_id has been asked so far, this time included
+-- It returns the answer's text, or a table with any of:
+--   content              string, or json.array of parts as some compatible servers send; absent: null
+--   refusal              string
+--   finish_reason        "stop", "length" or "content_filter"
+--   incomplete           "max_output_tokens" or "content_filter", the same in words of /v1/responses
+--   failed               { code =, message = }: a response with status "failed"
+--   usage                { prompt =, completion = } tokens; reasoning_tokens is a part of completion
+--   status, body_error   the line's HTTP status, and { message =, type =, code =, param = } for >= 400
+--   empty_body           true: the line's body is {}
+--   error                { code =, message = }: the line has no response
+--   to                   "output" or "error", whatever file the line belongs to
+--   missing, duplicate   no line; the line twice
+--   raw                  this text is the line
+-- The sandbox gives /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings and
+-- /v1/moderations their shapes; for another endpoint a model has to give `raw`. A model that raises
+-- stops the sandbox.
+
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+
+local answers = {}
+
+-- About 4 characters are a token; an image costs what a tile-based model takes for 1024x1024.
+local function count_tokens(value)
+  if type(value) == "string" then
+    return value:find("^data:") and 765 or (#value + 3) // 4
+  end
+  local tokens = 0
+  if type(value) == "table" then
+    for _, part in pairs(value) do tokens = tokens + count_tokens(part) end
+  end
+  return tokens
+end
+
+local function usage_of(request, answer)
+  local given = answer.usage or {}
+  local reasoning = answer.reasoning_tokens or 0
+  local prompt = given.prompt or count_tokens(request.body.messages or request.body.input or request.body.prompt)
+  local completion = given.completion or count_tokens(answer.content or answer.refusal) + reasoning
+  return { prompt = prompt, completion = completion, reasoning = reasoning, total = prompt + completion }
+end
+
+local function or_null(value) return value == nil and json.null or value end
+
+local shapes = {}
+
+shapes["/v1/chat/completions"] = function(request, answer, usage, now)
+  local finish = answer.finish_reason
+    or answer.incomplete and (answer.incomplete == "content_filter" and "content_filter" or "length")
+  return {
+    id = "chatcmpl-" .. fs.random(14), object = "chat.completion", created = now, model = request.body.model,
+    choices = json.array { {
+      index = 0, logprobs = json.null, finish_reason = finish or "stop",
+      message = {
+        role = "assistant", content = or_null(answer.content), refusal = or_null(answer.refusal),
+        annotations = json.array {},
+      },
+    } },
+    usage = {
+      prompt_tokens = usage.prompt, completion_tokens = usage.completion, total_tokens = usage.total,
+      prompt_tokens_details = { cached_tokens = 0, audio_tokens = 0 },
+      completion_tokens_details = {
+        reasoning_tokens = usage.reasoning, audio_tokens = 0,
+        accepted_prediction_tokens = 0, rejected_prediction_tokens = 0,
+      },
+    },
+    service_tier = "default", system_fingerprint = "fp_sandbox",
+  }
+end
+
+shapes["/v1/completions"] = function(request, answer, usage, now)
+  return {
+    id = "cmpl-" .. fs.random(14), object = "text_completion", created = now, model = request.body.model,
+    choices = json.array { {
+      index = 0, text = answer.content or "", logprobs = json.null,
+      finish_reason = answer.finish_reason or "stop",
+    } },
+    usage = { prompt_tokens = usage.prompt, completion_tokens = usage.completion, total_tokens = usage.total },
+  }
+end
+
+local incomplete_reasons = { length = "max_output_tokens", content_filter = "content_filter" }
+
+shapes["/v1/responses"] = function(request, answer, usage, now)
+  local output, content = json.array {}, json.array {}
+  local reason = answer.incomplete or incomplete_reasons[answer.finish_reason]
+  local status = answer.failed and "failed" or reason and "incomplete" or "completed"
+  if usage.reasoning > 0 then
+    output[1] = { id = "rs_" .. fs.random(16), type = "reasoning", summary = json.array {} }
+  end
+  if answer.refusal then
+    content[1] = { type = "refusal", refusal = answer.refusal }
+  elseif type(answer.content) == "table" then
+    content = answer.content
+  elseif answer.content then
+    content[1] = {
+      type = "output_text", text = answer.content, annotations = json.array {}, logprobs = json.array {},
+    }
+  end
+  if #content > 0 then
+    output[#output + 1] = {
+      id = "msg_" .. fs.random(16), type = "message", role = "assistant", content = content,
+      status = status == "completed" and "completed" or "incomplete",
+    }
+  end
+  return {
+    id = "resp_" .. fs.random(16), object = "response", created_at = now, model = request.body.model,
+    status = status, output = output, error = or_null(answer.failed),
+    incomplete_details = reason and { reason = reason } or json.null,
+    usage = {
+      input_tokens = usage.prompt, output_tokens = usage.completion, total_tokens = usage.total,
+      input_tokens_details = { cached_tokens = 0, cache_write_tokens = 0 },
+      output_tokens_details = { reasoning_tokens = usage.reasoning },
+    },
+  }
+end
+
+shapes["/v1/embeddings"] = function(request, _, usage)
+  local input, data = request.body.input, json.array {}
+  -- A list of integers is one text that is tokens already.
+  if type(input) ~= "table" or math.type(input[1]) then input = { input } end
+  for i, text in ipairs(input) do
+    local digest, vector = fs.sha256_text(json.encode(text)), json.array {}
+    for k = 1, 8 do vector[k] = tonumber(digest:sub(k * 2 - 1, k * 2), 16) / 128 - 1 end
+    data[i] = { object = "embedding", index = i - 1, embedding = vector }
+  end
+  usage.completion, usage.total = 0, usage.prompt
+  return {
+    object = "list", data = data, model = request.body.model,
+    usage = { prompt_tokens = usage.prompt, total_tokens = usage.prompt },
+  }
+end
+
+shapes["/v1/moderations"] = function(request, _, usage)
+  usage.prompt, usage.completion, usage.total = 0, 0, 0
+  return {
+    id = "modr-" .. fs.random(12), model = request.body.model,
+    results = json.array { { flagged = false, categories = {}, category_scores = {} } },
+  }
+end
+
+local function error_body(status, given)
+  local server = status >= 500
+  return { error = {
+    message = given.message or (server and "The server had an error while processing your request."
+      or ("The request was answered with status %d."):format(status)),
+    type = given.type or (server and "server_error" or "invalid_request_error"),
+    param = or_null(given.param),
+    code = or_null(given.code or status == 429 and "rate_limit_exceeded" or nil),
+  } }
+end
+
+--- The line for an answer: { text = the line | nil when there is none, to = "output" | "error",
+-- twice = true?, usage = { prompt =, completion =, reasoning =, total = } | nil when nothing was used }.
+-- `now` is the time in whole seconds.
+function answers.line(request, answer, now)
+  if answer.missing then return { to = "output" } end
+  local line = { id = "batch_req_" .. fs.random(16), custom_id = request.custom_id, error = json.null }
+  local status, usage = answer.status or 200, nil
+  if answer.error then
+    line.response, line.error = json.null, answer.error
+  else
+    local body = {}
+    if answer.failed and request.url ~= "/v1/responses" then
+      status, answer.body_error = 500, answer.failed -- only a response can fail with status 200
+    end
+    if status == 200 and not answer.empty_body and not answer.raw then
+      local shape = shapes[request.url]
+      if shape then
+        usage = usage_of(request, answer)
+        body = shape(request, answer, usage, now)
+      else
+        status = 400
+        answer.body_error = { message = "The sandbox has no answers for " .. request.url .. "." }
+      end
+    end
+    if status >= 400 and not answer.empty_body then body = error_body(status, answer.body_error or {}) end
+    line.response = { status_code = status, request_id = status == 0 and "" or fs.random(16), body = body }
+  end
+  local good = not answer.error and status == 200
+  return {
+    text = answer.raw or json.encode(line), usage = usage, twice = answer.duplicate,
+    to = answer.to or (good and "output" or "error"),
+  }
+end
+
+--- The line of a request that was never run: `code` is batch_expired or batch_cancelled.
+function answers.not_run(custom_id, code)
+  local message = code == "batch_expired"
+    and "This request could not be executed before the completion window expired."
+    or "This request was not executed because the batch was cancelled."
+  return answers.line({ custom_id = custom_id }, { error = { code = code, message = message } }).text
+end
+
+return answers
