@@ -1,0 +1,202 @@
+--- One result line -> one outcome class.
+--
+-- Every custom_id of every iteration ends in exactly one class. The order of judging: how the
+-- request ended, then refused, then truncated, then the text itself.
+
+local json = require "obatch.json"
+local text = require "obatch.text"
+
+local outcome = {}
+
+--- All classes, in the order in which tables show them.
+outcome.CLASSES = { "valid", "invalid", "truncated", "refused", "transient", "permanent",
+  "expired", "cancelled", "missing" }
+
+--- What judging needs of a result line: the plan for jsonl.scan. The shapes are those of
+--- /v1/chat/completions and /v1/responses; a line has one of them.
+outcome.FIELDS = {
+  custom_id = "/custom_id",
+  failure = "/error",
+  status = "/response/status_code",
+  body_error = "/response/body/error",
+  finish_reason = "/response/body/choices/0/finish_reason",
+  refusal = "/response/body/choices/0/message/refusal",
+  content = "/response/body/choices/0/message/content",
+  state = "/response/body/status",
+  incomplete = "/response/body/incomplete_details/reason",
+  output = "/response/body/output",
+  prompt_tokens = "/response/body/usage/prompt_tokens",
+  completion_tokens = "/response/body/usage/completion_tokens",
+  input_tokens = "/response/body/usage/input_tokens",
+  output_tokens = "/response/body/usage/output_tokens",
+}
+
+--- Codes of an account that cannot pay: nothing sent after them can succeed either.
+local QUOTA = {
+  insufficient_quota = true, credit_balance_exhausted = true, billing_hard_limit_reached = true,
+  organization_spend_limit_exceeded = true, project_spend_limit_exceeded = true,
+  organization_usage_limit_exceeded = true,
+}
+
+local ENDED = { batch_expired = "expired", batch_cancelled = "cancelled" }
+
+--- Codes with which the service says that it, not the request, was at fault.
+local TRANSIENT = { server_error = true, request_timeout = true, rate_limit_exceeded = true,
+  vector_store_timeout = true }
+
+--- Client errors for which the same request may succeed later.
+local PASSING = { [408] = true, [409] = true, [429] = true }
+
+--- Whether an API error object says that the account cannot pay: its code, else its type.
+function outcome.is_quota(failure)
+  return QUOTA[failure.code] or QUOTA[failure.type] or false
+end
+
+local function describe(failure)
+  local code = type(failure.code) == "string" and failure.code or nil
+  local message = type(failure.message) == "string" and failure.message or nil
+  if code and message then return code .. ": " .. message end
+  return code or message or "no reason given"
+end
+
+--- Whether there is no error in the line's "error": null, or what some services write instead. An
+--- answer that was paid is not thrown away for that.
+local function is_empty(value)
+  return value == nil or value == json.null or value == false or value == ""
+    or type(value) == "table" and next(value) == nil
+end
+
+--- How a request without a usable answer ended; nil when there is an answer to look at.
+local function how_it_ended(record)
+  local spoiled = record.spoiled and record.spoiled.failure
+  local failure = type(record.failure) == "table" and not is_empty(record.failure) and record.failure or nil
+  local status = math.tointeger(tonumber(record.status))
+  if failure then
+    if ENDED[failure.code] then return ENDED[failure.code], describe(failure) end
+    if TRANSIENT[failure.code] or outcome.is_quota(failure) then return "transient", describe(failure) end
+  elseif spoiled or not is_empty(record.failure) then
+    failure = { message = tostring(spoiled or record.failure) }
+  end
+
+  if status == 200 and not failure then
+    local inner = type(record.body_error) == "table" and record.body_error or nil
+    if record.state == "failed" then
+      local passes = not inner or TRANSIENT[inner.code] or outcome.is_quota(inner)
+      local class = passes and "transient" or "permanent"
+      return class, "the response failed: " .. describe(inner or {})
+    elseif record.state == "cancelled" or record.state == "queued" or record.state == "in_progress" then
+      return "transient", ("the response is '%s'"):format(record.state)
+    end
+    return nil
+  end
+
+  local inner = failure or (type(record.body_error) == "table" and record.body_error) or {}
+  if not status or status == 0 then
+    return "transient", failure and describe(failure) or "the request got no HTTP answer"
+  end
+  local reason = ("status %d: %s"):format(status, describe(inner))
+  local passes = status < 400 or status >= 500 or PASSING[status] or outcome.is_quota(inner)
+  return passes and "transient" or "permanent", reason
+end
+
+--- The parts of a list that carry text or a refusal: { {type="text", text=...}, ... } of a chat
+--- message, { {type="output_text", ...}, {type="refusal", ...} } of a response's message.
+local function read_parts(parts, into)
+  if type(parts) ~= "table" then return end
+  for _, part in ipairs(parts) do
+    if type(part) == "table" then
+      if (part.type == "text" or part.type == "output_text") and type(part.text) == "string" then
+        into[#into + 1] = part.text
+      elseif part.type == "refusal" and type(part.refusal) == "string" then
+        into.refusal = part.refusal
+      end
+    end
+  end
+end
+
+--- The answer's text (nil when there is none) and the refusal (nil when it did not refuse).
+local function read_answer(record)
+  local found = {}
+  if type(record.content) == "string" then
+    found[1] = record.content
+  else
+    read_parts(record.content, found)
+  end
+  if type(record.output) == "table" then
+    for _, item in ipairs(record.output) do
+      if type(item) == "table" and item.type == "message" then read_parts(item.content, found) end
+    end
+  end
+  if type(record.refusal) == "string" and record.refusal ~= "" then found.refusal = record.refusal end
+  return found[1] and table.concat(found), found.refusal
+end
+
+local function tokens(record)
+  local function count(a, b) return math.tointeger(tonumber(a)) or math.tointeger(tonumber(b)) or 0 end
+  return count(record.prompt_tokens, record.input_tokens), count(record.completion_tokens, record.output_tokens)
+end
+
+--- The text of a stored result line, whatever it was worth; nil when it holds none.
+function outcome.text(line)
+  local content, output = json.get(line, outcome.FIELDS.content), json.get(line, outcome.FIELDS.output)
+  return (read_answer { content = content, output = output })
+end
+
+--- The answer of a stored line that was judged valid: the text asked for (for JSON: unwrapped), and
+--- the steps that unwrapping took, a list of words.
+function outcome.answer(line, policy)
+  local answer = outcome.text(line)
+  if policy.expect == "json" then return text.find_json(answer, policy.repair) end
+  return answer, {}
+end
+
+--- Judges one record of jsonl.scan(path, outcome.FIELDS) by a policy. Returns a table:
+---   class, reason              reason is nil for "valid"
+---   blank                      for "truncated": whether it was cut off before any text came
+---   tokens_in, tokens_out      as the service counted them, 0 when it did not
+function outcome.judge(record, policy)
+  local result = {}
+  result.tokens_in, result.tokens_out = tokens(record)
+  local function is(class, reason)
+    result.class, result.reason = class, reason
+    return result
+  end
+
+  local class, reason = how_it_ended(record)
+  if class then return is(class, reason) end
+
+  local answer, refusal = read_answer(record)
+  local spoiled = record.spoiled or {}
+  refusal = refusal or spoiled.refusal
+  if refusal then return is("refused", "the model refused: " .. refusal) end
+  if record.finish_reason == "content_filter" or record.incomplete == "content_filter" then
+    return is("refused", "stopped by the content filter")
+  end
+  if record.finish_reason == "length" or record.state == "incomplete" then
+    result.blank = not answer or text.is_blank(answer)
+    return is("truncated", ("cut off after %d tokens%s"):format(result.tokens_out,
+      result.blank and ", all of them spent before the answer began" or ""))
+  end
+
+  local undecodable = spoiled.content or spoiled.output
+  if undecodable then return is("invalid", "the text cannot be decoded: " .. undecodable) end
+  if not answer or text.is_blank(answer) then return is("invalid", "the answer holds no text") end
+
+  local value = answer
+  if policy.expect == "json" then
+    local found, problem = text.find_json(answer, policy.repair)
+    if not found then return is("invalid", problem) end
+    if policy.validator or policy.accept then value = json.decode(found) end
+  end
+  if policy.validator then
+    local ok, message = policy.validator(value)
+    if not ok then return is("invalid", "not of the schema: " .. message) end
+  end
+  if policy.accept then
+    local ok, message = policy.accept(value, { custom_id = record.custom_id, text = answer })
+    if not ok then return is("invalid", message or "refused by the policy's accept()") end
+  end
+  return is("valid")
+end
+
+return outcome

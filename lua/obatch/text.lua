@@ -1,0 +1,133 @@
+--- What models wrap around the text that was asked for, and how to get it off again.
+--
+-- Seen in 91 real OCR answers: 80 in a Markdown fence, 7 bare JSON, 4 not JSON (two of them a
+-- sentence before a fenced block).
+
+local json = require "obatch.json"
+
+local text = {}
+
+--- A long broken answer may have thousands of lines that begin with a bracket, and each trial reads
+--- to the first error; an honest answer begins within the first few.
+local MAX_STARTS = 16
+
+--- The content of the only Markdown fence in `answer`; nil when there is none, false when there is
+--- more than one. A fence that is never closed runs to the end.
+local function fenced(answer)
+  local lines = "\n" .. answer .. "\n"
+  local _, open = lines:find("\n[ \t]*```+[^`\n]*\n")
+  if not open then return nil end
+  local close, after = lines:find("\n[ \t]*```+[ \t]*\r?\n", open)
+  if not close then return lines:sub(open + 1) end
+  if lines:find("\n[ \t]*```", after) then return false end
+  return lines:sub(open + 1, close)
+end
+
+local function trim(string)
+  local first = string:find("%S")
+  if not first then return "" end
+  local last = #string
+  while string:find("^%s", last) do last = last - 1 end
+  return string:sub(first, last)
+end
+
+--- An object or array that begins a line and runs to the end of the answer, so that the "[3]" of
+--- "see note [3]" is no answer. Nor is the last row of something longer that is broken, cut off or a
+--- list without brackets: what stands before that is a comma, a bracket or a key. nil when nothing
+--- like that is JSON.
+local function trailing(answer)
+  local lines, position = "\n" .. answer, 1
+  for _ = 1, MAX_STARTS do
+    local newline, start = lines:find("\n[ \t]*[{%[]", position)
+    if not start then return nil end
+    local candidate = lines:sub(start)
+    if json.check(candidate, "decodable") then
+      local before = trim(lines:sub(1, newline))
+      local is_piece = before:find("^[,%[%]{}]", -1) or before:find('[{,]%s*"[^"]*"%s*:$')
+      return not is_piece and candidate or nil
+    end
+    position = start
+  end
+end
+
+local ESCAPES = { ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ["\b"] = "\\b", ["\f"] = "\\f" }
+
+--- Mends the two faults that leave no doubt about what was meant: raw control characters inside
+--- strings become escapes, commas before a closing bracket go. Returns the text and what was done
+--- (a list of words, empty when nothing was). A backslash before a raw control character leaves
+--- doubt, and stays.
+function text.repair(broken)
+  local out, position, controls, commas = {}, 1, false, false
+  while true do
+    local quote = broken:find('"', position, true)
+    local between = broken:sub(position, (quote or 0) - 1)
+    local mended, count = between, 0
+    if not between:find("[%[{]%s*,") then mended, count = between:gsub(",(%s*[%]}])", "%1") end
+    commas = commas or count > 0
+    out[#out + 1] = mended
+    if not quote then break end
+    local stop, doubtful = quote + 1, false
+    while true do
+      stop = broken:find('["\\]', stop)
+      if not stop or broken:sub(stop, stop) == '"' then break end
+      doubtful = doubtful or broken:find("^[\0-\31]", stop + 1) ~= nil
+      stop = stop + 2
+    end
+    local string, changed = broken:sub(quote, stop or -1), 0
+    if not doubtful then
+      string, changed = string:gsub("[\0-\31]", function(control)
+        return ESCAPES[control] or ("\\u%04x"):format(control:byte())
+      end)
+    end
+    controls = controls or changed > 0
+    out[#out + 1] = string
+    if not stop then break end
+    position = stop + 1
+  end
+  local steps = {}
+  if controls then steps[#steps + 1] = "control characters escaped" end
+  if commas then steps[#steps + 1] = "trailing commas removed" end
+  return table.concat(out), steps
+end
+
+--- The JSON text inside a model's answer: the answer itself, or what its one Markdown fence holds,
+--- or an object or array that begins a line and runs to the end. With `mend`, text.repair is tried
+--- where strict JSON is not found. Returns the JSON text and the steps taken (a list of words,
+--- empty for a bare answer); or nil and the reason, with the byte where the likeliest part breaks.
+function text.find_json(answer, mend)
+  local candidate, steps = trim(answer), {}
+  if json.check(candidate, "decodable") then return candidate, steps end
+
+  local inner = fenced(answer)
+  if inner then
+    candidate, steps = trim(inner), { "fence removed" }
+    if json.check(candidate, "decodable") then return candidate, steps end
+  elseif inner == nil then
+    local tail = trailing(answer)
+    if tail then return trim(tail), { "text before it removed" } end
+  end
+
+  if mend then
+    local mended, repairs = text.repair(candidate)
+    if json.check(mended, "decodable") then
+      return mended, table.move(repairs, 1, #repairs, #steps + 1, steps)
+    end
+  end
+  local _, message, at = json.check(candidate, "decodable")
+  return nil, ("not JSON: %s at byte %d%s"):format(message, at, inner and " of the fenced block" or "")
+end
+
+--- Whether there is anything but white space in it.
+function text.is_blank(string)
+  return not string:find("%S")
+end
+
+--- At most `bytes` of `string`, never ending inside a UTF-8 character.
+function text.cut(string, bytes)
+  if #string <= bytes then return string end
+  local last = bytes
+  while last > 0 and string:find("^[\x80-\xBF]", last + 1) do last = last - 1 end
+  return string:sub(1, last)
+end
+
+return text

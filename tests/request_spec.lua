@@ -1,0 +1,265 @@
+-- Request files are checked whole before anything is spent; retries change what they must and no
+-- other byte.
+local json = require "obatch.json"
+local request = require "obatch.request"
+local support = require "support"
+
+local MAX_REQUESTS, MAX_BYTES = 50000, 200 * 1000 * 1000
+local RULE = { factor = 2, floor = 4096, cap = 32768 }
+local CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+
+--- A request line whose body holds `more` behind the model.
+local function line(id, more, url)
+  return ('{"custom_id":"%s","method":"POST","url":"%s","body":{"model":"m"%s}}'):format(id, url or CHAT, more or "")
+end
+
+--- request.check_file of a file with these bytes; messages speak of it as "FILE".
+local function check(content, max_requests, max_bytes)
+  local dir <close> = support.tmpdir()
+  local path = dir.path .. "/requests.jsonl"
+  support.write(path, content)
+  local summary, faults = request.check_file(path, max_requests or MAX_REQUESTS, max_bytes or MAX_BYTES)
+  for i, fault in ipairs(faults or {}) do faults[i] = fault:gsub(path:gsub("%p", "%%%0"), "FILE") end
+  return summary, faults
+end
+
+--- The only fault of a file whose second line is `bad`, without the file, the line and the id.
+local function fault_of(bad, ...)
+  local summary, faults = check(line "first" .. "\n" .. bad .. "\n" .. line "last" .. "\n", ...)
+  assert.is_nil(summary)
+  assert.equal(1, #faults, table.concat(faults, "\n"))
+  local sentence = faults[1]:match "^FILE:2: (.*)"
+  return (sentence:gsub("^custom_id '%w*': ", ""))
+end
+
+describe("a request file", function()
+  it("is counted by model and endpoint, in batches as the limits cut them", function()
+    local one = line "1"
+    local size = #one + 1
+    local lines = { one, line "2", line("3", "", RESPONSES), line "4", line "5", line "6", "" }
+    local content = table.concat(lines, "\n")
+    local summary = assert(check(content, 2, MAX_BYTES))
+    assert.same({ 6, #content }, { summary.requests, summary.bytes })
+    local chat, responses = table.unpack(summary.groups)
+    assert.same({ CHAT, "m", 5, 5 * size, 3 }, { chat.url, chat.model, chat.requests, chat.bytes, chat.batches })
+    assert.same({ RESPONSES, 1, 1 }, { responses.url, responses.requests, responses.batches })
+    assert.equal(2, check(content, MAX_REQUESTS, 3 * size).groups[1].batches)
+    assert.equal(3, check(content, MAX_REQUESTS, 3 * size - 1).groups[1].batches)
+    assert.equal(1, check(content, 5, 5 * size).groups[1].batches)
+  end)
+
+  it("may end without a newline, use CRLF and odd white space", function()
+    local odd = ' { "custom_id" : "a", "method":"POST",\t"url":"/v1/responses","body":{"model":"m"} } \r\n'
+    local summary = assert(check(odd .. line "b"))
+    assert.equal(2, summary.requests)
+  end)
+
+  it("may name a deployment's url and other keys", function()
+    assert.truthy(check((line("a", "", "/chat/completions"):gsub('^{', '{"note":null,'))))
+  end)
+
+  it("with a byte order mark is told what to remove, once", function()
+    local summary, faults = check("\xEF\xBB\xBF" .. line "a" .. "\n" .. line "b" .. "\n")
+    assert.is_nil(summary)
+    assert.equal(1, #faults)
+    assert.matches("^FILE:1: the file begins with a byte order mark.*remove its first three bytes$", faults[1])
+  end)
+
+  it("with a blank line is refused at that line", function()
+    for _, blank in ipairs { "", " \t", "\r" } do assert.equal("empty line", fault_of(blank)) end
+  end)
+
+  it("without a request is refused", function()
+    assert.same({ nil, { "FILE: the file holds no requests" } }, { check "" })
+  end)
+
+  it("that does not exist is named", function()
+    local dir <close> = support.tmpdir()
+    local summary, faults = request.check_file(dir.path .. "/nowhere", 1, 1)
+    assert.is_nil(summary)
+    assert.matches(dir.path .. "/nowhere", faults[1], 1, true)
+  end)
+
+  it("with lines that are not strict JSON is refused at their bytes", function()
+    assert.matches("^byte 10: ", fault_of '{"a": 1, }')
+    assert.matches("^byte ", fault_of(line "a" .. line "b"))
+    assert.matches("^byte ", fault_of(line "caf\xE9"))
+    assert.matches("^byte ", fault_of(line("a", ',"temperature":NaN')))
+  end)
+
+  it("with an id used twice names both lines, each time", function()
+    local summary, faults = check(table.concat({ line "a", line "b", line "a", line "\\u0061", line "b" }, "\n"))
+    assert.is_nil(summary)
+    assert.same({ "FILE:3: custom_id 'a' is already that of line 1", "FILE:4: custom_id 'a' is already that of line 1",
+      "FILE:5: custom_id 'b' is already that of line 2" }, faults)
+  end)
+
+  for words, bad in pairs {
+    ["custom_id is missing or not a string"] = { (line "a":gsub('"custom_id":"a",', "")), line "",
+      (line "a":gsub('"a"', "7")), (line "a":gsub('"a"', "null")) },
+    ['method must be "POST"'] = { (line "a":gsub("POST", "GET")), (line "a":gsub("POST", "post")),
+      (line "a":gsub('"method":"POST",', "")) },
+    ["url is missing or not a string"] = { (line "a":gsub('"url":"[^"]*",', "")), (line "a":gsub('"/v1[^"]*"', "[]")) },
+    ["body is missing or not an object"] = { (line "a":gsub(',"body":{.*', "}")), (line "a":gsub("{[^{]*}}$", "null}")),
+      (line "a":gsub("{[^{]*}}$", '"text"}')), (line "a":gsub("{[^{]*}}$", '["model"]}')) },
+    ["body.model is missing or not a string"] = { (line "a":gsub('"model":"m"', "")), (line "a":gsub('"m"', '""')),
+      (line "a":gsub('"m"', "4")) },
+    ["body.stream: the Batch API does not stream"] = { line("a", ',"stream":true') },
+    ["url '/v1/embeddings': only /v1/chat/completions and /v1/responses answers can be judged"] =
+      { line("a", "", "/v1/embeddings") },
+  } do
+    it("is refused where " .. words, function()
+      for _, each in ipairs(bad) do assert.equal(words, fault_of(each)) end
+    end)
+  end
+
+  it("is refused where the custom_id cannot be decoded", function()
+    assert.matches("^custom_id: .*surrogate", fault_of(line "\\ud800"))
+  end)
+
+  it("may say that it does not stream, and hold half a surrogate in its texts", function()
+    assert.truthy(check(line("a", ',"stream":false,"messages":[{"role":"user","content":"\\ud800"}]')))
+  end)
+
+  it("is refused where one request is larger than a batch may be, by exact bytes", function()
+    local long = line("long", ',"user":"' .. ("x"):rep(200) .. '"')
+    assert.truthy(check(long, 1, #long + 1))
+    local words = "the request has %d bytes, more than --max-bytes (%d) allows for a whole batch"
+    assert.equal(words:format(#long + 1, #long), fault_of(long, 1, #long))
+  end)
+
+  it("is told all its faults in one go", function()
+    local _, faults = check(table.concat({ line "a", "", '{"custom_id":7,"method":"PUT"}', line "a", "no" }, "\n"))
+    local numbers = {}
+    for i, fault in ipairs(faults) do numbers[i] = fault:match "^FILE:(%d+): " end
+    assert.same({ "2", "3", "3", "3", "3", "4", "5" }, numbers)
+  end)
+end)
+
+describe("raising a token limit", function()
+  it("doubles what the line names, under the name it has", function()
+    for name, url in pairs { max_tokens = CHAT, max_completion_tokens = CHAT, max_output_tokens = RESPONSES } do
+      local own = line("a", (',"%s":1000,"user":"u"'):format(name), url)
+      assert.equal(2000, request.raised_limit(own, nil, 1000, RULE))
+      assert.equal(line("a", (',"%s":2000,"user":"u"'):format(name), url), request.set_limit(own, 2000))
+    end
+  end)
+
+  it("adds the endpoint's own name where the line names none", function()
+    assert.equal(line("a", ',"max_completion_tokens":4096'), request.set_limit(line "a", 4096))
+    assert.equal(line("a", ',"max_output_tokens":4096', RESPONSES), request.set_limit(line("a", "", RESPONSES), 4096))
+    assert.equal(line("a", ',"max_completion_tokens":4096'),
+      request.set_limit(line("a", ',"max_completion_tokens":null'), 4096))
+  end)
+
+  it("begins at the floor or twice what was used, where the line names none", function()
+    assert.equal(4096, request.raised_limit(line "a", nil, 0, RULE))
+    assert.equal(4096, request.raised_limit(line "a", nil, 2048, RULE))
+    assert.equal(5000, request.raised_limit(line "a", nil, 2500, RULE))
+  end)
+
+  it("goes on from the last try's limit, not from the line's", function()
+    assert.equal(8000, request.raised_limit(line("a", ',"max_tokens":1000'), 4000, 4000, RULE))
+  end)
+
+  it("stops at the cap, and ends there", function()
+    assert.equal(32768, request.raised_limit(line "a", 20000, 20000, RULE))
+    assert.is_nil(request.raised_limit(line "a", 32768, 32768, RULE))
+    assert.equal(32768, request.raised_limit(line "a", nil, 20000, RULE))
+  end)
+
+  it("never lowers a limit that is above the cap", function()
+    assert.is_nil(request.raised_limit(line("a", ',"max_tokens":100000'), nil, 100000, RULE))
+  end)
+
+  it("sets the cap where the request names no limit, whatever was used", function()
+    assert.equal(32768, request.raised_limit(line "a", nil, 40000, RULE))
+  end)
+
+  it("stays a whole number with any factor and cap", function()
+    local rule = { factor = 1.5, floor = 4096, cap = 9000 }
+    for limit, raised in pairs { [1001] = 1501, [4096] = 6144, [8000] = 9000 } do
+      local got = request.raised_limit(line "a", limit, limit, rule)
+      assert.same({ raised, "integer" }, { got, math.type(got) })
+    end
+  end)
+end)
+
+describe("feedback", function()
+  local MESSAGES = ',"messages":[{"role":"user","content":"Read: \\u00e9 \\/ 12345678901234567890 "}  ]'
+
+  it("continues a chat with the bad answer and the prompt", function()
+    local asked = line("a", MESSAGES)
+    local edited = request.add_feedback(asked, "I can't \"read\" it\n", "Only JSON, é!", 1000)
+    assert.equal(line("a", ',"messages":[{"role":"user","content":"Read: \\u00e9 \\/ 12345678901234567890 "},'
+      .. '{"role":"assistant","content":"I can\'t \\"read\\" it\\n"},'
+      .. '{"role":"user","content":"Only JSON, é!"}  ]'), edited)
+  end)
+
+  it("continues a response whose input is a list", function()
+    local asked = line("a", ',"input":[{"role":"user","content":"Hi"}]', RESPONSES)
+    assert.equal(line("a", ',"input":[{"role":"user","content":"Hi"},{"role":"assistant","content":"x"},'
+      .. '{"role":"user","content":"Again"}]', RESPONSES), request.add_feedback(asked, "x", "Again", 1000))
+  end)
+
+  it("makes a list of a response's input that is a bare string, byte for byte", function()
+    local asked = line("a", ',"input": "Hi \\ud83d \\/ \\u00e9" ,"user":"u"', RESPONSES)
+    assert.equal(line("a", ',"input": [{"role":"user","content":"Hi \\ud83d \\/ \\u00e9"},'
+      .. '{"role":"assistant","content":"x"},{"role":"user","content":"Again"}] ,"user":"u"', RESPONSES),
+      request.add_feedback(asked, "x", "Again", 1000))
+  end)
+
+  it("begins a list where a stored prompt stands for the input", function()
+    for _, more in ipairs { ',"prompt":{"id":"pmpt_1"}', ',"prompt":{"id":"pmpt_1"},"input":null' } do
+      local edited = request.add_feedback(line("a", more, RESPONSES), "x", "Again", 1000)
+      assert.equal('[{"role":"assistant","content":"x"},{"role":"user","content":"Again"}]',
+        json.raw(edited, "/body/input"))
+      assert.equal("pmpt_1", json.get(edited, "/body/prompt/id"))
+    end
+  end)
+
+  it("says nothing for the model where it said nothing", function()
+    for _, nothing in pairs { "", " \n", false } do
+      local edited = request.add_feedback(line("a", ',"messages":[]'), nothing or nil, "Again", 1000)
+      assert.equal(line("a", ',"messages":[{"role":"user","content":"Again"}]'), edited)
+    end
+  end)
+
+  it("cuts a long answer at a character's edge", function()
+    local edited = request.add_feedback(line("a", ',"messages":[]'), "aé€", "Again", 4)
+    assert.equal("aé", json.get(edited, "/body/messages/0/content"))
+    assert.is_true(json.check(edited))
+  end)
+
+  it("that is no string is the policy's mistake, and said so", function()
+    assert.has_error(function() request.add_feedback(line("a", ',"messages":[]'), "x", nil, 4) end,
+      "policy.feedback must return a string")
+  end)
+end)
+
+describe("an edit changes no byte outside itself", function()
+  local ODD = ' {"body" :\t{"seed":12345678901234567890,"x":1.50E+2, "n":-0,"user":"\\/\\u00e9\\ud800", '
+    .. '"model" : "m" ,\r'
+    .. '"max_tokens"  :  1000 ,"messages":[ {"content":"\\u0041\\"}]","role":"user"} ],"model2":[]},"url":"'
+    .. '/v1/chat/completions","custom_id":"\\u0061","method":"POST","extra":{"a":[ ]}} '
+
+  it("however the line is written", function()
+    local function expect(change, with, edited)
+      local first, last = ODD:find(change, 1, true)
+      assert.is_number(first)
+      assert.equal(ODD:sub(1, first - 1) .. with .. ODD:sub(last + 1), edited)
+    end
+    expect('"max_tokens"  :  1000', '"max_tokens"  :  2000', request.set_limit(ODD, 2000))
+    expect('"model" : "m"', '"model" : "gpt \\"x\\" é"', request.set_model(ODD, 'gpt "x" é'))
+    expect('"role":"user"} ]', '"role":"user"},{"role":"assistant","content":"1"},{"role":"user","content":"2"} ]',
+      request.add_feedback(ODD, "1", "2", 10))
+    assert.same({ CHAT, "m" }, { request.group(ODD) })
+  end)
+
+  it("and all edits together are the sum of each", function()
+    local edited = request.add_feedback(request.set_model(request.set_limit(ODD, 2000), "other"), "1", "2", 10)
+    local undone = edited:gsub("2000", "1000", 1):gsub('"other"', '"m"', 1)
+      :gsub(',{"role":"assistant","content":"1"},{"role":"user","content":"2"}', "", 1)
+    assert.equal(ODD, undone)
+  end)
+end)
