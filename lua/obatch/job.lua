@@ -1,0 +1,407 @@
+--- A job directory: plain files, a lock, and a journal that says what has happened.
+--
+--   BASE/journal.jsonl                 events, see `apply` below
+--   BASE/lock                          one process at a time
+--   BASE/iteration_N/                  what was sent and what came back, see Job:file
+--
+-- The state in memory is nothing but the journal replayed: every change is an event that is first
+-- made durable and then applied, by the same code that replays it after a restart.
+
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
+local journal = require "obatch.journal"
+
+local job = {}
+local Job = {}
+Job.__index = Job
+
+-- ---------------------------------------------------------------- names
+
+--- A part of an iteration's requests becomes one batch. Parts are numbered from 1; where there is
+--- only one, its file carries no number.
+local function requests_name(iteration, part)
+  return ("batch_requests_iteration_%d%s.jsonl"):format(iteration, part and ("_p%03d"):format(part) or "")
+end
+
+--- Ids come from the service; what is not safe in a file name becomes %XX.
+local function file_name(id)
+  return (id:gsub("[^%w_-]", function(char) return ("%%%02X"):format(char:byte()) end))
+end
+
+--- A path as a journal can hold it: bytes that are not UTF-8 become %XX.
+local function readable(path)
+  if utf8.len(path) then return path end
+  return (path:gsub("[\x80-\xFF]", function(char) return ("%%%02X"):format(char:byte()) end))
+end
+
+--- BASE/iteration_N/NAME, where each %d in NAME is N.
+function Job:path(iteration, name)
+  return ("%s/iteration_%d/%s"):format(self.dir, iteration, (name:gsub("%%d", tostring(iteration))))
+end
+
+function Job:ids_path(iteration) return self:path(iteration, "submitted_batch_ids_iteration_%d.txt") end
+function Job:merged_path(iteration) return self:path(iteration, "merged_results_iteration_%d.jsonl") end
+
+--- Where the lines of a batch's output or error file are kept as they came.
+function Job:download_path(iteration, batch_id, kind)
+  return self:path(iteration, file_name(batch_id) .. "_" .. kind .. ".jsonl")
+end
+
+-- ---------------------------------------------------------------- events
+
+--- What each event changes. An iteration is { n=, parts={...}, merged= }; a part is
+---   part, file, bytes, lines, sha256, endpoint, model     as planned (none of these when adopted)
+---   adopted            its batch was submitted by somebody else
+---   file_id, batch_id  at the service; nil when there is none yet
+---   upload_doubt, create_doubt    an intent without a fact: ask before doing it again
+---   requeued           how often its batch failed validation for a reason that passes
+---   ended              { status=, output_file_id=, error_file_id= } of its batch
+---   fetched            "output" -> the file it was downloaded to, false when it is gone for good; only
+---                      where the error file is still to come
+---   rejected           file of result-like lines for requests that failed validation
+---   model_refused      it is what a part was left with after lines were refused for their model
+---   files              downloaded files, in order
+---   done               nothing is left to do for it
+local apply = {}
+
+local function part_of(self, event)
+  return self.iterations[event.iteration].parts[event.part]
+end
+
+function apply.started(self, event)
+  self.run, self.original = event.run, event.original
+end
+
+function apply.planned(self, event)
+  self.iterations[event.iteration] = { n = event.iteration, parts = event.parts }
+end
+
+function apply.adopted(self, event)
+  local parts = {}
+  for i, batch_id in ipairs(event.batch_ids) do parts[i] = { part = i, adopted = true, batch_id = batch_id } end
+  self.iterations[event.iteration] = { n = event.iteration, parts = parts }
+end
+
+function apply.intent(self, event)
+  local part = part_of(self, event)
+  if event.what == "upload" then
+    part.file_id, part.upload_doubt = nil, true
+  else
+    part.create_doubt = true
+  end
+end
+
+function apply.refused(self, event)
+  local part = part_of(self, event)
+  part[event.what == "upload" and "upload_doubt" or "create_doubt"] = nil
+end
+
+function apply.uploaded(self, event)
+  local part = part_of(self, event)
+  part.file_id, part.upload_doubt = event.file_id, nil
+end
+
+function apply.created(self, event)
+  local part = part_of(self, event)
+  part.batch_id, part.create_doubt = event.batch_id, nil
+end
+
+function apply.terminal(self, event)
+  part_of(self, event).ended = event
+end
+
+function apply.fetched(self, event)
+  local part = part_of(self, event)
+  part.fetched = part.fetched or {}
+  part.fetched[event.kind] = event.file
+end
+
+function apply.requeued(self, event)
+  local part = part_of(self, event)
+  part.batch_id, part.create_doubt, part.requeued = nil, nil, (part.requeued or 0) + 1
+end
+
+function apply.rejected(self, event)
+  local part = part_of(self, event)
+  part.done, part.rejected = true, event.file
+  if event.successor then table.insert(self.iterations[event.iteration].parts, event.successor) end
+end
+
+function apply.downloaded(self, event)
+  local part = part_of(self, event)
+  part.done, part.files = true, event.files
+end
+
+function apply.merged(self, event)
+  self.iterations[event.iteration].merged = true
+end
+
+--- Makes an event durable, then applies it. true | nil, message, CODE: the disk is at fault, and
+--- what the event speaks of must not be built upon.
+function Job:record(event)
+  local ok, message, code = self.journal:record(event)
+  if not ok then return nil, message, code end
+  apply[event.event](self, event)
+  return true
+end
+
+-- ---------------------------------------------------------------- opening
+
+--- Removes what a write that was cut off has left. The job's own folder may hold files of the user.
+local function remove_parts(self)
+  for _, name in ipairs { "journal.jsonl", "final_results.jsonl", "corrected_results.json",
+    "corrected_results_steps.jsonl", "given_up.jsonl", "final_correction_log.txt" } do
+    fs.remove(("%s/%s.part"):format(self.dir, name))
+  end
+  for n in ipairs(self.iterations) do
+    local folder = self:path(n, "")
+    for _, name in ipairs(fs.list(folder) or {}) do
+      if name:find("%.part$") then fs.remove(folder .. name) end
+    end
+  end
+end
+
+--- Opens, and creates where it is missing, the job in `dir` for the request file `original`. The
+--- job keeps the file's SHA-256 and refuses another one. Returns the job, or nil, message, CODE
+--- (LOCKED, CHANGED, or what the disk says).
+function job.open(dir, original)
+  local ok, message, code = fs.mkdir(dir)
+  if not ok then return nil, message, code end
+  local lock
+  lock, message, code = fs.lock(dir .. "/lock")
+  if not lock then return nil, ("%s is in use: %s"):format(dir, message), code end
+
+  local self = setmetatable({ dir = dir, lock = lock, iterations = {} }, Job)
+  local events
+  self.journal, events, code = journal.open(dir .. "/journal.jsonl")
+  if not self.journal then
+    self:close()
+    return nil, events, code
+  end
+  for _, event in ipairs(events) do
+    if apply[event.event] then apply[event.event](self, event) end
+  end
+  remove_parts(self)
+  -- The last run may have stopped between a batch's event and its line in the list for people.
+  if #self.iterations > 0 then
+    ok, message, code = self:list_batches(#self.iterations)
+    if not ok then
+      self:close()
+      return nil, message, code
+    end
+  end
+
+  local sha256, bytes, trouble = fs.sha256(original)
+  if not sha256 then
+    self:close()
+    return nil, bytes, trouble
+  end
+  if not self.run then
+    ok, message, code = self:record { event = "started", run = fs.random(6),
+      original = { path = readable(original), sha256 = sha256, bytes = bytes } }
+    if not ok then
+      self:close()
+      return nil, message, code
+    end
+  elseif self.original.sha256 ~= sha256 then
+    self:close()
+    return nil, ("%s is not the file this job was started with (its content has changed since). "
+      .. "Put the old content back to go on, or give the new file a --base-dir of its own"):format(original), "CHANGED"
+  end
+  return self
+end
+
+function Job:close()
+  if self.journal then self.journal:close() end
+  self.lock:close()
+end
+Job.__close = Job.close
+
+-- ---------------------------------------------------------------- what is sent
+
+--- Takes over batches that were submitted elsewhere as iteration n.
+function Job:adopt(n, batch_ids)
+  local ok, message, code = fs.mkdir(self:path(n, ""))
+  if not ok then return nil, message, code end
+  -- What another tool merged may be all that is left of results the service no longer has.
+  local merged = self:merged_path(n)
+  if fs.stat(merged) then
+    ok, message, code = fs.rename(merged, merged .. ".before")
+    if not ok then return nil, message, code end
+  end
+  ok, message, code = fs.write(self:ids_path(n), table.concat(batch_ids, "\n") .. "\n")
+  if not ok then return nil, message, code end
+  return self:record { event = "adopted", iteration = n, batch_ids = json.array(batch_ids) }
+end
+
+--- Whether nothing of iteration n has reached the service, so that it may as well be planned anew.
+function Job:is_untouched(n)
+  for _, part in ipairs(self.iterations[n].parts) do
+    if part.file_id or part.batch_id or part.done or part.upload_doubt or part.requeued then return false end
+  end
+  return true
+end
+
+--- Writes the request files of iteration n: `requests` yields line, url, model; each model and
+--- endpoint gets files of its own, cut at `max_requests` lines and `max_bytes` bytes.
+function Job:plan(n, requests, max_requests, max_bytes)
+  local folder = self:path(n, "")
+  local ok, message, code = fs.mkdir(folder)
+  if not ok then return nil, message, code end
+  for _, name in ipairs(fs.list(folder) or {}) do
+    if name:find("^batch_requests_iteration_") then fs.remove(folder .. name) end
+  end
+
+  local parts, open = json.array {}, {}
+  local _ <close> = setmetatable({}, { __close = function()
+    for _, group in pairs(open) do group.writer:close() end
+  end })
+  local function begin(url, model)
+    local part = { part = #parts + 1, file = requests_name(n, #parts + 1), endpoint = url, model = model }
+    parts[#parts + 1] = part
+    local limits = { max_lines = max_requests, max_bytes = max_bytes }
+    local writer, problem, reason = jsonl.create(folder .. part.file, limits)
+    if not writer then return nil, problem, reason end
+    return { part = part, writer = writer }
+  end
+  local function finish(group)
+    local facts, problem, reason = group.writer:commit()
+    if not facts then return nil, problem, reason end
+    group.part.lines, group.part.bytes, group.part.sha256 = facts.lines, facts.bytes, facts.sha256
+    return true
+  end
+
+  for line, url, model in requests do
+    local key = url .. "\0" .. model
+    if not open[key] then
+      open[key], message, code = begin(url, model)
+      if not open[key] then return nil, message, code end
+    end
+    ok, message, code = open[key].writer:raw(line)
+    if code == "FULL" then
+      ok, message, code = finish(open[key])
+      if not ok then return nil, message, code end
+      open[key], message, code = begin(url, model)
+      if not open[key] then return nil, message, code end
+      ok, message, code = open[key].writer:raw(line)
+    end
+    if not ok then return nil, message, code end
+  end
+  for key, group in pairs(open) do
+    ok, message, code = finish(group)
+    if not ok then return nil, message, code end
+    open[key] = nil
+  end
+
+  if #parts == 1 then
+    local name = requests_name(n)
+    ok, message, code = fs.rename(folder .. parts[1].file, folder .. name)
+    if not ok then return nil, message, code end
+    parts[1].file = name
+  end
+  return self:record { event = "planned", iteration = n, parts = parts }
+end
+
+--- A part whose batch failed validation for the lines in `faults` (line number -> { code=,
+--- message= }; key 0 stands for all lines): those become result-like lines that say so, the rest is
+--- a new part of the same iteration.
+function Job:reject(n, part, faults)
+  local model_refused
+  local name = ("rejected_iteration_%d_p%03d.jsonl"):format(n, part.part)
+  local successor = { part = #self.iterations[n].parts + 1, endpoint = part.endpoint, model = part.model }
+  successor.file = requests_name(n, successor.part)
+  local records, message, code = jsonl.scan(self:path(n, part.file), { custom_id = "/custom_id" }, { text = true })
+  if not records then return nil, message, code end
+  local rejected <close>, trouble, errno = jsonl.create(self:path(n, name),
+    { max_lines = part.lines, max_bytes = math.maxinteger })
+  if not rejected then return nil, trouble, errno end
+  local kept <close>, problem, reason = jsonl.create(self:path(n, successor.file),
+    { max_lines = part.lines, max_bytes = part.bytes })
+  if not kept then return nil, problem, reason end
+
+  for record in records do
+    local fault, ok = faults[record.number] or faults[0]
+    if fault then
+      model_refused = model_refused or fault.code == "model_not_found" or nil
+      ok, problem, reason = rejected:put { custom_id = record.custom_id, error = json.null,
+        response = { status_code = 400, body = { error = fault } } }
+    else
+      ok, problem, reason = kept:raw(record.text)
+    end
+    if not ok then return nil, problem, reason end
+  end
+  local facts
+  facts, problem, reason = rejected:commit()
+  if not facts then return nil, problem, reason end
+  if kept.lines > 0 then
+    facts, problem, reason = kept:commit()
+    if not facts then return nil, problem, reason end
+    successor.lines, successor.bytes, successor.sha256 = facts.lines, facts.bytes, facts.sha256
+    successor.model_refused = model_refused
+  else
+    successor = nil
+  end
+  return self:record { event = "rejected", iteration = n, part = part.part, batch_id = part.batch_id,
+    file = name, successor = successor }
+end
+
+--- Writes the ids of iteration n's batches where people, and other tools, look for them.
+function Job:list_batches(n)
+  local ids = {}
+  for _, part in ipairs(self.iterations[n].parts) do ids[#ids + 1] = part.batch_id end
+  if #ids == 0 then return true end
+  return fs.write(self:ids_path(n), table.concat(ids, "\n") .. "\n")
+end
+
+--- Notes that a part's batch exists.
+function Job:created(n, part, batch_id)
+  local ok, message, code = self:record { event = "created", iteration = n, part = part.part, batch_id = batch_id }
+  if not ok then return nil, message, code end
+  return self:list_batches(n)
+end
+
+-- ---------------------------------------------------------------- what came back
+
+local BLOCK = 1 << 20
+
+--- Appends a file's bytes to `out` and ends them with a newline. true | nil, message.
+local function append_file(out, path)
+  local file <close>, message = io.open(path, "rb")
+  if not file then return nil, message end
+  local last = "\n"
+  while true do
+    local block, trouble = file:read(BLOCK)
+    if trouble then return nil, trouble end
+    if not block then return last == "\n" or out:write("\n") end
+    local ok, problem = out:write(block)
+    if not ok then return nil, problem end
+    last = block:sub(-1)
+  end
+end
+
+--- Puts all that was downloaded in iteration n into merged_results, every line as it was received.
+function Job:merge(n)
+  local path = self:merged_path(n)
+  local out <close>, message = io.open(path .. ".part", "wb")
+  if not out then return nil, message, "EIO" end
+  for _, part in ipairs(self.iterations[n].parts) do
+    for _, name in ipairs(part.files or {}) do
+      local ok, problem = append_file(out, self:path(n, name))
+      if not ok then return nil, ("%s: %s"):format(path, problem), "EIO" end
+    end
+  end
+  local ok, problem = out:close()
+  if not ok then return nil, ("%s: %s"):format(path, problem), "EIO" end
+  local done, trouble, code = fs.rename(path .. ".part", path)
+  if not done then return nil, trouble, code end
+  return self:record { event = "merged", iteration = n }
+end
+
+--- Adds a line to the log of iteration n.
+function Job:log(n, line)
+  local file <close> = io.open(self:path(n, "correction_log.txt"), "a")
+  if file then file:write(os.date("%Y-%m-%d %H:%M:%S "), line, "\n") end
+end
+
+return job

@@ -1,0 +1,58 @@
+--- An append-only, fsynced file of events, one JSON object a line. What is in it has happened.
+
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+
+local Journal = {}
+Journal.__index = Journal
+
+local journal = {}
+
+--- The events in a journal's text, and the number of bytes that hold whole lines; nil and the
+--- message for a damaged line. A last line without its newline is what a crash leaves of an event
+--- that was never confirmed.
+local function replay(path, content)
+  local events, position, number = {}, 1, 0
+  while true do
+    local stop = content:find("\n", position, true)
+    if not stop then return events, position - 1 end
+    number = number + 1
+    local event, problem, at = json.decode(content:sub(position, stop - 1))
+    if type(event) ~= "table" or type(event.event) ~= "string" then
+      return nil, ("%s:%d: byte %d: %s. The journal is damaged; restore it from a copy, or delete this line "
+        .. "if you know that what it said is not needed"):format(path, number, at or 1, problem or "not an event")
+    end
+    events[number] = event
+    position = stop + 1
+  end
+end
+
+--- Opens the journal for appending and drops a torn last line. Returns it and its events; or nil,
+--- message, CODE (DAMAGED, or what the disk says).
+function journal.open(path)
+  local content, message, code = fs.read(path)
+  if not content and code ~= "ENOENT" then return nil, message, code end
+  content = content or ""
+  local events, whole = replay(path, content)
+  if not events then return nil, whole, "DAMAGED" end
+  if whole < #content then
+    local ok
+    ok, message, code = fs.write(path, content:sub(1, whole))
+    if not ok then return nil, message, code end
+  end
+  local handle
+  handle, message, code = fs.append(path)
+  if not handle then return nil, message, code end
+  return setmetatable({ handle = handle }, Journal), events
+end
+
+--- Appends one event ({ event = NAME, ... }) and returns when it is on disk.
+function Journal:record(event)
+  event.time = os.time()
+  return self.handle:write(json.encode(event) .. "\n")
+end
+
+function Journal:close() self.handle:close() end
+Journal.__close = Journal.close
+
+return journal

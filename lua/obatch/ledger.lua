@@ -1,0 +1,432 @@
+--- What has become of every request of a job: all iterations, judged by the policy as it is now.
+--
+-- Requests are known by their ordinal in the original file, and what is kept of each is a few
+-- integers: the lines stay in the files. Every number here can be had again by judging the merged
+-- results again, which is what a restart does.
+
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
+local outcome = require "obatch.outcome"
+local request = require "obatch.request"
+
+local ledger = {}
+local Ledger = {}
+Ledger.__index = Ledger
+
+local CLASSES = outcome.CLASSES
+local NUMBER = {}
+for number, class in ipairs(CLASSES) do NUMBER[class] = number end
+local VALID = NUMBER.valid
+
+--- Outcomes that the service owes no answer for: they are no attempts.
+local NOT_COUNTED = { expired = true, cancelled = true }
+
+--- The counts of a request per class share one integer, 6 bits each (63 means "63 or more").
+local function counted(counts, number)
+  local shift = 6 * (number - 1)
+  return (counts >> shift & 63) < 63 and counts + (1 << shift) or counts
+end
+
+--- Where a result line stands: iteration and byte offset in its merged file, in one integer.
+local function place(iteration, offset) return iteration << 48 | offset end
+local function iteration_of(at) return at >> 48 end
+local function offset_of(at) return at & (1 << 48) - 1 end
+
+--- A ledger for the requests of the file `original`, results in `job`.
+function ledger.new(job, original, policy, log)
+  local index, message, code = jsonl.index(original, "/custom_id")
+  if not index then return nil, message, code end
+  local self = setmetatable({
+    job = job, policy = policy, log = log, index = index,
+    last = {},      -- class number of the last outcome; VALID is final
+    counts = {},    -- outcomes per class
+    places = {},    -- the line of the good answer, or of the last bad one
+    reasons = {},   -- of the last outcome that was not valid
+    complaints = {}, -- what was wrong with the last answer, where it was invalid
+    limits = {},    -- token limit for the next try, where it was raised
+    capped = {},    -- true: truncated before the answer began, and the limit cannot be raised
+    iterations = {},
+  }, Ledger)
+  for ordinal = 1, index.count do self.counts[ordinal] = 0 end
+  return self
+end
+
+function Ledger:close() self.index:close() end
+Ledger.__close = Ledger.close
+
+--- The custom_id and the line of a request. Raises when the original file was changed meanwhile.
+function Ledger:id(ordinal) return assert(self.index:id(ordinal)) end
+function Ledger:line(ordinal) return assert(self.index:line(ordinal)) end
+
+-- ---------------------------------------------------------------- taking in results
+
+--- Calls visit(ordinal) for the requests of a request file. true | nil, message, CODE.
+function Ledger:each_request(path, visit)
+  local records, message, code = jsonl.scan(path, { id = "/custom_id" })
+  if not records then return nil, message, code end
+  for record in records do
+    local ordinal = type(record.id) == "string" and self.index:find(record.id)
+    if ordinal then visit(ordinal) end
+  end
+  return true
+end
+
+--- The ordinals that iteration n submitted, as a set. What was sent is what the request files say;
+--- batches that were submitted elsewhere and left no such files hold all that was not valid by then.
+--- nil, message, CODE when a file cannot be read.
+function Ledger:members(n)
+  local set, found = {}, false
+  local folder = self.job:path(n, "")
+  for _, name in ipairs(n > 1 and fs.list(folder) or {}) do
+    if name:find("^batch_requests_iteration_.*%.jsonl$") then
+      found = true
+      local ok, message, code = self:each_request(folder .. name, function(ordinal) set[ordinal] = true end)
+      if not ok then return nil, message, code end
+    end
+  end
+  if not found then
+    for ordinal = 1, self.index.count do
+      if self.last[ordinal] ~= VALID then set[ordinal] = true end
+    end
+  end
+  return set
+end
+
+--- Tells of odd result lines: the first few of each kind, then how many more there were.
+local MAX_NOTES = 10
+local function notes(log)
+  local counts = {}
+  return function(kind, format, ...)
+    counts[kind] = (counts[kind] or 0) + 1
+    if counts[kind] <= MAX_NOTES then log(format:format(...)) end
+  end, function()
+    for kind, count in pairs(counts) do
+      if count > MAX_NOTES then log(("... and %d more %s"):format(count - MAX_NOTES, kind)) end
+    end
+  end
+end
+
+--- Judges every line of a results file into `round`. `at(offset)` says where the line stands.
+--- true | nil, message, CODE.
+function Ledger:judge(path, round, at)
+  local records, message, code = jsonl.scan(path, outcome.FIELDS)
+  if not records then return nil, message, code end
+  local note, finish = notes(self.log)
+  for record in records do
+    local id = record.custom_id
+    local ordinal = type(id) == "string" and self.index:find(id) or nil
+    if record.error then
+      note("lines that are not JSON", "%s; the line is left out", record.error)
+    elseif type(id) ~= "string" then
+      note("lines without a custom_id", "%s:%d: there is no custom_id; the line is left out", path, record.number)
+    elseif not ordinal then
+      note("lines for unknown custom_ids", "%s:%d: custom_id '%s' was never submitted; the line is left out",
+        path, record.number, id)
+    else
+      local result = outcome.judge(record, self.policy)
+      round.tokens_in = round.tokens_in + result.tokens_in
+      round.tokens_out = round.tokens_out + result.tokens_out
+      local before = round.class[ordinal]
+      if before then
+        note("second answers", "%s:%d: custom_id '%s' is answered twice; the first good answer counts",
+          path, record.number, id)
+      end
+      if not before or (before ~= VALID and result.class == "valid") then
+        round.class[ordinal] = NUMBER[result.class]
+        round.reasons[ordinal] = result.reason
+        round.places[ordinal] = at(record.offset)
+        if result.class == "truncated" then
+          round.used[ordinal], round.blank[ordinal] = result.tokens_out, result.blank
+        end
+      end
+    end
+  end
+  finish()
+  return true
+end
+
+--- The class of a request that is in no result file: that of its batch, where the batch ended early
+--- and ran only some of its requests, else "missing". Returns a function(ordinal), or nil, message,
+--- CODE when a file cannot be read.
+function Ledger:absentees(n, round)
+  local iteration = self.job.iterations[n]
+  local by_part, common = {}, nil
+  for _, part in ipairs(iteration.parts) do
+    local status = part.ended and part.ended.status
+    if status ~= "expired" and status ~= "cancelled" then status = "missing" end
+    if common == nil then common = status elseif common ~= status then common = false end
+    if part.file and status ~= "missing" then
+      local ok, message, code = self:each_request(self.job:path(n, part.file), function(ordinal)
+        if not round.class[ordinal] then by_part[ordinal] = status end
+      end)
+      if not ok then return nil, message, code end
+    end
+  end
+  return function(ordinal) return by_part[ordinal] or common or "missing" end
+end
+
+--- Takes in iteration n, which is merged. Afterwards .iterations[n] has .submitted, a count for
+--- each class, .tokens_in and .tokens_out; the classes add up to what was submitted.
+--- true | nil, message, CODE: a file of the iteration cannot be read.
+function Ledger:add(n)
+  local round = { class = {}, reasons = {}, places = {}, used = {}, blank = {}, tokens_in = 0, tokens_out = 0 }
+  local ok, message, code = self:judge(self.job:merged_path(n), round, function(offset) return place(n, offset) end)
+  for _, part in ipairs(self.job.iterations[n].parts) do
+    if ok and part.rejected then
+      ok, message, code = self:judge(self.job:path(n, part.rejected), round, function() return nil end)
+    end
+  end
+  if not ok then return nil, message, code end
+
+  local members, absent
+  members, message, code = self:members(n)
+  if not members then return nil, message, code end
+  absent, message, code = self:absentees(n, round)
+  if not absent then return nil, message, code end
+  local summary = { submitted = 0, tokens_in = round.tokens_in, tokens_out = round.tokens_out }
+  for _, class in ipairs(CLASSES) do summary[class] = 0 end
+  for ordinal = 1, self.index.count do
+    if members[ordinal] then
+      local number = round.class[ordinal]
+      if not number then
+        local class = absent(ordinal)
+        number = NUMBER[class]
+        round.reasons[ordinal] = class == "missing" and "in neither the output nor the error file"
+          or ("its batch was %s before the request ran"):format(class)
+      end
+      summary.submitted = summary.submitted + 1
+      summary[CLASSES[number]] = summary[CLASSES[number]] + 1
+      if self.last[ordinal] ~= VALID then self:settle(ordinal, number, round) end
+    end
+  end
+  self.iterations[n], self.last_members = summary, members
+
+  local sum = 0
+  for _, class in ipairs(CLASSES) do sum = sum + summary[class] end
+  assert(sum == summary.submitted, "the classes of an iteration must add up to what was submitted")
+  return true
+end
+
+--- Books one outcome of one request.
+function Ledger:settle(ordinal, number, round)
+  self.last[ordinal] = number
+  self.counts[ordinal] = counted(self.counts[ordinal], number)
+  self.reasons[ordinal] = number ~= VALID and round.reasons[ordinal] or nil
+  if NOT_COUNTED[CLASSES[number]] then return end -- the last answer stands
+  self.complaints[ordinal] = number == NUMBER.invalid and round.reasons[ordinal] or nil
+  self.places[ordinal] = round.places[ordinal]
+  self.capped[ordinal] = nil
+  local used = round.used[ordinal]
+  if used then
+    local line, rule = self:line(ordinal), self.policy.token_limit
+    local raised = request.raised_limit(line, self.limits[ordinal], used, rule)
+    if raised then self.limits[ordinal] = raised end
+    -- Where reasoning has spent the whole budget, the same bytes can never help. A text that ran on
+    -- and on is a matter of chance: it is sent again.
+    self.capped[ordinal] = not raised and round.blank[ordinal] or nil
+  end
+end
+
+-- ---------------------------------------------------------------- what comes next
+
+--- A request as policies see it.
+function Ledger:item(ordinal)
+  local counts, attempts = {}, 0
+  for number, class in ipairs(CLASSES) do
+    counts[class] = self.counts[ordinal] >> 6 * (number - 1) & 63
+    if not NOT_COUNTED[class] then attempts = attempts + counts[class] end
+  end
+  return { custom_id = self:id(ordinal), class = CLASSES[self.last[ordinal]],
+    reason = self.reasons[ordinal], complaint = self.complaints[ordinal], counts = counts, attempts = attempts }
+end
+
+--- "resend" or "give_up" for a request without a good answer, and the item it was decided for.
+function Ledger:action(ordinal)
+  local item = self:item(ordinal)
+  if self.capped[ordinal] then
+    item.reason = item.reason .. "; its token limit cannot be raised above the policy's cap"
+    return "give_up", item
+  end
+  local action = self.policy.action(item)
+  if action ~= "resend" and action ~= "give_up" then
+    error(('policy.action must return "resend" or "give_up", not %s (custom_id %s)'):format(
+      tostring(action), item.custom_id))
+  end
+  return action, item
+end
+
+--- The ordinals to send next, in the order of the original file.
+function Ledger:to_send()
+  local list = {}
+  for ordinal = 1, self.index.count do
+    if self.last[ordinal] ~= VALID and (not self.last[ordinal] or self:action(ordinal) == "resend") then
+      list[#list + 1] = ordinal
+    end
+  end
+  return list
+end
+
+--- The line to send for a request: the user's own bytes, changed only where the policy changes them.
+function Ledger:next_request(ordinal, max_bytes)
+  local line = self:line(ordinal)
+  local last = self.last[ordinal]
+  if not last then return line end
+  local policy, item = self.policy, self:item(ordinal)
+  local edited = line
+  if self.limits[ordinal] then edited = request.set_limit(edited, self.limits[ordinal]) end
+  if policy.refused_model and item.counts.refused > 0 then edited = request.set_model(edited, policy.refused_model) end
+  if item.complaint and item.attempts + 1 >= policy.feedback_from then
+    local answer = outcome.text(self:result_line(ordinal))
+    item.reason = item.complaint
+    edited = request.add_feedback(edited, answer, policy.feedback(item), policy.feedback_answer_bytes)
+  end
+  -- A request that no longer fits into a batch is sent as it was.
+  return #edited + 1 <= max_bytes and edited or line
+end
+
+--- The result line that counts for a request, nil when there is none.
+function Ledger:result_line(ordinal)
+  local at = self.places[ordinal]
+  if not at then return nil end
+  local n = iteration_of(at)
+  self.readers = self.readers or {}
+  if not self.readers[n] then self.readers[n] = assert(jsonl.open(self.job:merged_path(n))) end
+  return assert(self.readers[n]:at(offset_of(at)))
+end
+
+-- ---------------------------------------------------------------- the files people read
+
+--- Writes a JSON Lines file of any size: write(put) calls put(text) for each line. Returns the
+--- number of lines, or nil, message, CODE.
+local function write_lines(path, write)
+  local writer <close>, message, code = jsonl.create(path)
+  if not writer then return nil, message, code end
+  local failure
+  write(function(line)
+    if failure then return end
+    local ok, problem, reason = writer:raw(line)
+    if not ok then failure = { problem, reason } end
+  end)
+  if failure then return nil, failure[1], failure[2] end
+  local facts, problem, reason = writer:commit()
+  if not facts then return nil, problem, reason end
+  return facts.lines
+end
+
+--- unresolved_iteration_N and invalid_results_iteration_N: everything iteration n left without a
+--- good answer, and the answers that were not good.
+function Ledger:write_iteration(n)
+  local unresolved = {}
+  for ordinal = 1, self.index.count do
+    if self.last[ordinal] and self.last[ordinal] ~= VALID then unresolved[#unresolved + 1] = ordinal end
+  end
+  local lines, message, code = write_lines(self.job:path(n, "unresolved_iteration_%d.jsonl"), function(put)
+    for _, ordinal in ipairs(unresolved) do
+      local action, item = self:action(ordinal)
+      if action == "resend" or self.last_members[ordinal] then
+        put(json.encode { custom_id = item.custom_id, class = item.class, reason = item.reason, action = action,
+          attempts = item.attempts })
+      end
+    end
+  end)
+  if not lines then return nil, message, code end
+  return write_lines(self.job:path(n, "invalid_results_iteration_%d.jsonl"), function(put)
+    for _, ordinal in ipairs(unresolved) do
+      local at = self.places[ordinal]
+      if at and iteration_of(at) == n then put(self:result_line(ordinal)) end
+    end
+  end)
+end
+
+--- corrected_results.json: one object, custom_id -> answer, in the order of the original file; and
+--- beside it what unwrapping and repairing did to which answer.
+function Ledger:write_answers(dir)
+  local path = dir .. "/corrected_results.json"
+  local out <close>, message = io.open(path .. ".part", "wb")
+  if not out then return nil, message, "EIO" end
+  local separator, problem = "{\n", nil
+  local lines, trouble, code = write_lines(dir .. "/corrected_results_steps.jsonl", function(put)
+    for ordinal = 1, self.index.count do
+      if self.last[ordinal] == VALID then
+        local id = self:id(ordinal)
+        local answer, steps = outcome.answer(self:result_line(ordinal), self.policy)
+        if self.policy.expect == "text" then answer = json.encode(answer) end
+        local ok, why = out:write(separator, json.encode(id), ": ", answer)
+        problem = problem or (not ok and why)
+        separator = ",\n"
+        if #steps > 0 then put(json.encode { custom_id = id, steps = json.array(steps) }) end
+      end
+    end
+  end)
+  if not lines then return nil, trouble, code end
+  local ok, why = out:write(separator == "{\n" and "{}\n" or "\n}\n")
+  if ok and not problem then ok, why = out:close() end
+  if not ok or problem then return nil, ("%s: %s"):format(path, problem or why), "EIO" end
+  return fs.rename(path .. ".part", path)
+end
+
+--- final_results.jsonl, corrected_results.json and given_up.jsonl. Returns { valid=, given_up=,
+--- left= }: left may still be sent.
+function Ledger:write_final()
+  local dir, totals = self.job.dir, { given_up = 0, left = 0 }
+  local message, code
+  totals.valid, message, code = write_lines(dir .. "/final_results.jsonl", function(put)
+    for ordinal = 1, self.index.count do
+      if self.last[ordinal] == VALID then put(self:result_line(ordinal)) end
+    end
+  end)
+  if not totals.valid then return nil, message, code end
+  local ok, problem, reason = self:write_answers(dir)
+  if not ok then return nil, problem, reason end
+  ok, problem, reason = write_lines(dir .. "/given_up.jsonl", function(put)
+    for ordinal = 1, self.index.count do
+      if self.last[ordinal] ~= VALID then
+        local action, item = "resend", nil
+        if self.last[ordinal] then action, item = self:action(ordinal) end
+        if action == "give_up" then
+          totals.given_up = totals.given_up + 1
+          put(json.encode { custom_id = item.custom_id, class = item.class, reason = item.reason,
+            attempts = item.attempts })
+        else
+          totals.left = totals.left + 1
+        end
+      end
+    end
+  end)
+  if not ok then return nil, problem, reason end
+  return totals
+end
+
+--- The table of all iterations: one column each, one row for each count, without the classes that
+--- never occurred.
+function Ledger:table()
+  local rows, widths = { { "iteration" } }, { 0 }
+  for n in ipairs(self.iterations) do rows[1][n + 1] = tostring(n) end
+  local function add(name, always)
+    local row, sum = { (name:gsub("_", " ")) }, 0
+    for n, summary in ipairs(self.iterations) do
+      row[n + 1], sum = tostring(summary[name]), sum + summary[name]
+    end
+    if always or sum > 0 then rows[#rows + 1] = row end
+  end
+  add("submitted", true)
+  for _, class in ipairs(CLASSES) do add(class, class == "valid") end
+  add("tokens_in", true)
+  add("tokens_out", true)
+
+  for _, row in ipairs(rows) do
+    for i, cell in ipairs(row) do widths[i] = math.max(widths[i] or 0, #cell) end
+  end
+  local lines = {}
+  for l, row in ipairs(rows) do
+    for i, cell in ipairs(row) do
+      local space = (" "):rep(widths[i] - #cell)
+      row[i] = i == 1 and cell .. space or space .. cell
+    end
+    lines[l] = table.concat(row, "  ")
+  end
+  return table.concat(lines, "\n")
+end
+
+return ledger

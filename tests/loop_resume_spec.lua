@@ -1,0 +1,244 @@
+-- The correction loop and its job folder: whatever stops a run, the same command goes on, and nothing is
+-- paid, sent or fetched twice.
+local fs = require "obatch.fs"
+local loop = require "loop"
+local support = require "support"
+
+local says = loop.says
+
+--- Lets a run send itself $SIGNAL at the $AT-th place where something is made durable: before or after
+--- ($WHEN) that journal event, or before that file gets its final name. "later" comes in the middle of
+--- what follows.
+local SIGNAL_AT = [[
+local at, when, signal = tonumber(os.getenv("AT")), os.getenv("WHEN"), os.getenv("SIGNAL")
+local fs, journal = require "obatch.fs", require "obatch.journal"
+local function fire()
+  if when == "later" then
+    os.execute("run=$PPID; (sleep 0.2; kill -" .. signal .. " $run) >/dev/null 2>&1 &")
+  else
+    os.execute("kill -" .. signal .. " $PPID")
+  end
+end
+local count = 0
+local function wrap(act, here)
+  return function(...)
+    count = count + 1
+    if count == at and when == "before" then fire() end
+    local results = table.pack(act(...))
+    if count == at and when ~= "before" then fire() end
+    return table.unpack(results, 1, results.n)
+  end
+end
+if when == "file" then
+  when = "before"
+  fs.write, fs.rename = wrap(fs.write), wrap(fs.rename)
+elseif at then
+  local open = journal.open
+  function journal.open(path)
+    local opened, events = open(path)
+    if opened then getmetatable(opened).record = wrap(getmetatable(opened).record) end
+    return opened, events
+  end
+end]]
+
+--- A run of 6 requests in batches of 3 makes 23 events and gives 11 files their names.
+local EVENTS, FILES = 23, 11
+
+local every_cell = loop.group {}
+
+local function cell(name, steps, faults, also)
+  local self = loop.job { args = { "--max-requests", "3" }, policy = SIGNAL_AT }
+  self.steps, self.faults = steps, faults
+  every_cell[#every_cell + 1] = self
+  it(name, function()
+    loop.check(self, loop.usual(6))
+    if also then also(self) end
+  end)
+  return self
+end
+
+local function first_code(self) return tonumber(support.read(self.path .. "/first.code")) end
+
+--- The lists of batch ids that other tools read hold every batch of the journal.
+local function check_ids(self)
+  local wanted, found = {}, {}
+  for _, event in ipairs(self:decoded("journal.jsonl")) do
+    if event.event == "created" then
+      wanted[event.batch_id] = ("iteration_%d/submitted_batch_ids_iteration_%d.txt"):format(event.iteration,
+        event.iteration)
+    end
+  end
+  for _, name in pairs(wanted) do
+    for id in self:read(name):gmatch("[^\n]+") do found[id] = name end
+  end
+  assert.same(wanted, found)
+end
+
+describe("a run that", function()
+  lazy_setup(function() loop.pool(every_cell, 12) end)
+  lazy_teardown(function() getmetatable(every_cell).__close() end)
+
+  local undisturbed = cell("nothing disturbs", nil, nil, function(self)
+    assert.equal(EVENTS, #self:events(), "the cells below should reach every event")
+  end)
+
+  local function killed(name, when, at)
+    cell(name, ("(export AT=%d WHEN=%s SIGNAL=KILL; run) >first.out 2>first.err; echo $? >first.code"):format(at, when),
+      nil, function(self)
+        assert.equal(137, first_code(self))
+        assert.equal(undisturbed:read("corrected_results.json"), self:read("corrected_results.json"))
+        local files, batches = self:created()
+        assert.equal("3 3", files .. " " .. batches)
+        check_ids(self)
+      end)
+  end
+  for at = 1, EVENTS do
+    killed("is killed before event " .. at, "before", at)
+    killed("is killed after event " .. at, "after", at)
+  end
+  for at = 1, FILES do killed("is killed before it names file " .. at, "file", at) end
+
+  cell("is killed at every third event, over and over", ([[
+    for at in 3 3 3 3 3 3 3; do (export AT=$at WHEN=after SIGNAL=KILL; run) >first.out 2>first.err; done]]))
+
+  for _, at in ipairs { 1, 3, 5, 8, 10, 11 } do
+    cell("gets Ctrl-C after event " .. at, ("(export AT=%d WHEN=later SIGNAL=INT; run) >first.out 2>first.err; "
+      .. "echo $? >first.code"):format(at), "batches: in_progress=1; upload: delay=0.15; create_batch: delay=0.15",
+      function(self)
+        assert.equal(130, first_code(self))
+        assert.truthy(support.read(self.path .. "/first.err"):find("interrupted", 1, true))
+        local files, batches = self:created()
+        assert.equal("3 3", files .. " " .. batches)
+      end)
+  end
+
+  -- ulimit -f stands for a full disk: blocks of 512 bytes; each size strikes another file.
+  for _, blocks in ipairs { 0, 1, 2, 3, 4, 5, 6, 7, 8 } do
+    cell(("may write no file above %d blocks"):format(blocks),
+      ("{ (trap '' XFSZ; ulimit -f %d; run); echo $?; } 2>&1 | cat >first.err"):format(blocks), nil, function(self)
+        local complaint = support.read(self.path .. "/first.err")
+        assert.truthy(complaint:find("\n1\n$"), complaint)
+        assert.truthy(complaint:find(self.base, 1, true), complaint)
+        assert.truthy(complaint:find("File too large", 1, true), complaint)
+        assert.falsy(complaint:find("traceback", 1, true), complaint)
+        local files, batches = self:created()
+        assert.equal("3 3", files .. " " .. batches)
+      end)
+  end
+end)
+
+describe("the job folder", function()
+  it("cannot be made: exit 1 with its path, and nothing is sent", function()
+    local job <close> = loop.job {}
+    local box <close> = job:sandbox()
+    job.base = "/proc/no-such-place/base"
+    job:run(box)
+    assert.equal(1, job.code)
+    says(job, "/proc/no-such-place")
+    job.base = job.requests .. "/base"
+    job:run(box)
+    assert.equal(1, job.code)
+    says(job, job.requests)
+    assert.same({}, job:asked())
+  end)
+
+  it("is used by one process at a time", function()
+    local job <close> = loop.job {}
+    local box <close> = job:sandbox()
+    assert(fs.mkdir(job.base))
+    do
+      local lock <close> = assert(fs.lock(job.base .. "/lock"))
+      assert.truthy(lock)
+      job:run(box)
+      assert.equal(1, job.code)
+      says(job, job.base .. " is in use")
+      assert.same({}, job:asked())
+    end
+    job:run(box)
+    loop.check(job, loop.usual(6))
+  end)
+
+  it("belongs to one request file: a changed one is refused (2), the old one goes on", function()
+    local job <close> = loop.job {}
+    local box <close> = job:sandbox()
+    job:run(box, { "--max-iterations", "1" })
+    local old, asked = support.read(job.requests), #job:asked()
+    support.write(job.requests, (old:gsub("Transcribe r%-1", "transcribe r-1")))
+    job:run(box)
+    assert.equal(2, job.code)
+    says(job, job.requests .. " is not the file this job was started with")
+    assert.equal(asked, #job:asked())
+    support.write(job.requests, old)
+    job:run(box)
+    loop.check(job, loop.usual(6))
+  end)
+
+  it("survives a journal whose last line is torn", function()
+    local job <close> = loop.job {}
+    local box <close> = job:sandbox()
+    job:run(box, { "--max-iterations", "1" })
+    support.write(job.base .. "/journal.jsonl", job:read("journal.jsonl") .. '{"event":"plan')
+    for _ = 1, 2 do -- what follows the torn line must be readable, too
+      job:run(box)
+      loop.check(job, loop.usual(6))
+    end
+  end)
+
+  it("is not touched when a line of the journal is damaged: exit 1 with its number", function()
+    local job <close> = loop.job {}
+    local box <close> = job:sandbox()
+    job:run(box, { "--max-iterations", "1" })
+    local journal, asked = job:read("journal.jsonl"), #job:asked()
+    local damaged = journal:gsub('"event":"uploaded"', '"event":uploaded', 1)
+    support.write(job.base .. "/journal.jsonl", damaged)
+    job:run(box)
+    assert.equal(1, job.code)
+    says(job, "journal.jsonl:4: byte ")
+    assert.equal(damaged, job:read("journal.jsonl"))
+    assert.equal(asked, #job:asked())
+    support.write(job.base .. "/journal.jsonl", journal)
+    job:run(box)
+    loop.check(job, loop.usual(6))
+  end)
+
+  it("lacks a file it needs: exit 1 with its path, no traceback", function()
+    local job <close> = loop.job {}
+    local box <close> = job:sandbox()
+    job:run(box, { "--max-iterations", "1" })
+    local path = job.base .. "/iteration_1/merged_results_iteration_1.jsonl"
+    local merged = support.read(path)
+    assert(fs.remove(path))
+    job:run(box)
+    assert.equal(1, job.code)
+    says(job, path)
+    assert.falsy(job.err:find("traceback", 1, true), job.err)
+    support.write(path, merged)
+    job:run(box)
+    loop.check(job, loop.usual(6))
+  end)
+
+  it("goes on against a sandbox that was restarted while batches ran", function()
+    local job <close> = loop.job { policy = SIGNAL_AT, args = { "--max-requests", "3" } }
+    local port
+    do
+      local box <close> = job:sandbox { "--batch-seconds", "2" }
+      port = box.port
+      local code = support.shell("export AT=10 WHEN=after SIGNAL=KILL; " .. job:command(box.url))
+      assert.equal(137, code)
+    end
+    local box <close> = job:sandbox(nil, port)
+    job:run(box)
+    loop.check(job, loop.usual(6))
+  end)
+end)
+
+it("a request file may have a name that is not UTF-8, and folders may have spaces", function()
+  local job <close> = loop.job {}
+  local odd = job.path .. "/requests \xff.jsonl"
+  assert(os.rename(job.requests, odd))
+  job.requests, job.base = odd, job.path .. "/base \xff folder"
+  local box <close> = job:sandbox()
+  job:run(box)
+  loop.check(job, loop.usual(6))
+  assert.truthy(job:decoded("journal.jsonl")[1].original.path:find("/requests %FF.jsonl", 1, true))
+end)
