@@ -1,0 +1,302 @@
+-- The command line as people meet it: what is printed where, exit codes, signals, where scripts are found.
+local fs = require "obatch.fs"
+local support = require "support"
+local term = require "obatch.term"
+
+--- Runs a script given as text; further words are its arguments. Its path is `script.path`.
+local function run(text, ...)
+  local dir <close> = support.tmpdir()
+  support.write(dir.path .. "/script.lua", text)
+  return support.obatch("run", dir.path .. "/script.lua", ...)
+end
+
+local function has(text, words) assert.truthy(text:find(words, 1, true), text) end
+
+describe("obatch", function()
+  it("--help lists every script with what it does, on stdout, exit 0", function()
+    for _, flag in ipairs { "--help", "-h" } do
+      local code, out, err = support.obatch(flag)
+      assert.equal(0, code)
+      assert.equal("", err)
+      has(out, "Usage: obatch run FILE")
+      assert.truthy(out:find("\n  correction_loop +%u"), out)
+      assert.truthy(out:find("\n  sandbox +%u"), out)
+    end
+  end)
+
+  it("--version is one line", function()
+    local code, out, err = support.obatch("--version")
+    assert.equal(0, code)
+    assert.truthy(out:find("^obatch %d+%.%d+%.%d+\n$"), out)
+    assert.equal("", err)
+  end)
+
+  it("without arguments is wrong usage: 2, help on stderr", function()
+    local code, out, err = support.obatch()
+    assert.equal(2, code)
+    assert.equal("", out)
+    has(err, "Usage: obatch run FILE")
+  end)
+
+  it("names a script that does not exist, and where it looked", function()
+    for _, name in ipairs { "corection_loop", "../scripts/sandbox", "--verbose", "" } do
+      local code, out, err = support.obatch(name)
+      assert.equal(2, code)
+      assert.equal("", out)
+      has(err, ("no script called '%s'"):format(name))
+      has(err, support.home .. "/scripts")
+    end
+  end)
+
+  it("run wants a file that exists", function()
+    local code, _, err = support.obatch("run")
+    assert.equal(2, code)
+    has(err, "which file?")
+    code, _, err = support.obatch("run", "/no/such/file.lua")
+    assert.equal(2, code)
+    has(err, "/no/such/file.lua")
+  end)
+end)
+
+describe("a script's options", function()
+  local function wrong(message, ...)
+    local code, out, err = support.obatch({ OPENAI_API_KEY = "sk-x" }, "correction_loop", ...)
+    assert.equal(2, code)
+    assert.equal("", out)
+    has(err, message)
+    has(err, "Usage: obatch correction_loop")
+    assert.falsy(err:find("traceback", 1, true), err)
+  end
+
+  it("are described by --help, with an example and the exit codes", function()
+    local code, out = support.obatch("correction_loop", "--help")
+    assert.equal(0, code)
+    for _, words in ipairs { "--base-dir", "--original-requests", "--initial-ids", "--poll-wait", "--policy",
+      "--max-iterations", "--max-requests", "--max-bytes", "--dry-run", "--api-key-file", "Example:", "Exit codes:" } do
+      has(out, words)
+    end
+  end)
+
+  it("that are misspelt, missing or of the wrong kind end with 2 and say which", function()
+    wrong("--base-dirr", "--base-dirr", "x", "--original-requests", "y")
+    wrong("--original-requests", "--base-dir", "x")
+    wrong("--base-dir", "--original-requests", "y")
+    local function also(message, ...) wrong(message, "--base-dir", "x", "--original-requests", "y", ...) end
+    also("'zero' is not a whole number above 0", "--max-requests", "zero")
+    also("'0' is not", "--max-bytes", "0")
+    also("'-1' is not a number of seconds", "--poll-wait=-1")
+    also("too many arguments", "extra")
+  end)
+
+  it("are wrong when a file they name is not there", function()
+    local dir <close> = support.tmpdir()
+    local code, _, err = support.obatch("correction_loop", "--base-dir", dir.path .. "/b", "--original-requests",
+      dir.path .. "/none.jsonl")
+    assert.equal(2, code)
+    has(err, dir.path .. "/none.jsonl")
+    assert.is_nil(fs.stat(dir.path .. "/b"))
+  end)
+end)
+
+describe("a script", function()
+  it("that does not compile ends with 1 and names the line", function()
+    local code, _, err = run("local x = 1\nlocal y = = 2\n")
+    assert.equal(1, code)
+    has(err, "script.lua:2:")
+  end)
+
+  it("that raises ends with 1 and a traceback through its lines", function()
+    local code, _, err = run("local function deep()\n  error('boom')\nend\n\ndeep()\nreturn 0\n")
+    assert.equal(1, code)
+    has(err, "script.lua:2: boom")
+    has(err, "stack traceback:")
+    has(err, "script.lua:5:")
+  end)
+
+  it("that raises something else than a string still says what", function()
+    for value, words in pairs { ["setmetatable({}, { __tostring = function() return 'my error' end })"] = "my error",
+      ["nil"] = "nil", ["42"] = "42" } do
+      local code, _, err = run("error(" .. value .. ")")
+      assert.equal(1, code)
+      has(err, words)
+      has(err, "script.lua:1:")
+    end
+  end)
+
+  it("that reads or sets an undefined global ends with 1 and names it", function()
+    local code, _, err = run("local count = 1\nprint(conut)\n")
+    assert.equal(1, code)
+    has(err, "script.lua:2: undefined variable 'conut'")
+    code, _, err = run("count = 1\n")
+    assert.equal(1, code)
+    has(err, "script.lua:1: undeclared variable 'count'")
+  end)
+
+  it("that needs a module which is not there says so", function()
+    local code, _, err = run("require 'obatch.nothing'")
+    assert.equal(1, code)
+    has(err, "obatch.nothing")
+  end)
+
+  it("gives its exit code; none means 0", function()
+    for text, wanted in pairs { ["return 0"] = 0, ["return 3"] = 3, ["return 42"] = 42, [""] = 0, ["return nil"] = 0,
+      ["os.exit(7, true)"] = 7 } do
+      assert.equal(wanted, (run(text)))
+    end
+  end)
+
+  it("gets its arguments as lua(1) gives them", function()
+    local code, out = run("print(#arg, arg[0]:match('[^/]*$'), arg[1], arg[2], select('#', ...), (...))", "a b", "--c")
+    assert.equal(0, code)
+    assert.equal("2\tscript.lua\ta b\t--c\t2\ta b\n", out)
+  end)
+
+  it("in ./scripts comes before an installed one of the same name", function()
+    local dir <close> = support.tmpdir()
+    assert(fs.mkdir(dir.path .. "/scripts"))
+    support.write(dir.path .. "/scripts/sandbox.lua", "--- My own.\nprint 'mine'\nreturn 5\n")
+    local code, out = support.shell(("cd %s && %s sandbox"):format(dir.path, support.quote(support.binary)))
+    assert.equal(5, code)
+    assert.equal("mine\n", out)
+    code, out = support.shell(("cd %s && %s --help"):format(dir.path, support.quote(support.binary)))
+    assert.equal(0, code)
+    has(out, "My own.")
+    has(out, "correction_loop")
+  end)
+end)
+
+describe("the program finds its lua/ and scripts/", function()
+  it("from any folder, and through a symbolic link", function()
+    local dir <close> = support.tmpdir()
+    assert(os.execute(("ln -s %s %s/linked"):format(support.quote(support.binary), dir.path)))
+    local code, out = support.shell(("cd / && %s/linked correction_loop --help"):format(dir.path))
+    assert.equal(0, code)
+    has(out, "--base-dir")
+  end)
+
+  it("from a build folder outside the source tree", function()
+    local dir <close> = support.tmpdir()
+    local from = support.binary:match("^(.*)/")
+    assert(os.execute(("cp %s %s/obatch.home %s"):format(support.quote(support.binary), support.quote(from), dir.path)))
+    local code, out = support.shell(("cd / && %s/obatch sandbox --help"):format(dir.path))
+    assert.equal(0, code)
+    has(out, "--faults")
+  end)
+
+  it("in OBATCH_HOME before anything else, and says so when nothing is there", function()
+    local dir <close> = support.tmpdir()
+    assert(os.execute(("cp -r %s/lua %s && mkdir %s/scripts"):format(support.quote(support.home), dir.path, dir.path)))
+    support.write(dir.path .. "/scripts/hello.lua", "print 'from OBATCH_HOME'\n")
+    local code, out = support.shell(("cd / && OBATCH_HOME=%s %s hello"):format(dir.path, support.quote(support.binary)))
+    assert.equal(0, code)
+    assert.equal("from OBATCH_HOME\n", out)
+    local failed, _, err = support.obatch({ OBATCH_HOME = "/nowhere" }, "--version")
+    assert.equal(1, failed)
+    has(err, "OBATCH_HOME")
+  end)
+
+  it("where cmake --install puts them", function()
+    local dir <close> = support.tmpdir()
+    local code, out, err = support.shell(("cmake --install %s --prefix %s/usr"):format(
+      support.quote(support.binary:match("^(.*)/")), dir.path))
+    assert.equal(0, code, out .. err)
+    local obatch = dir.path .. "/usr/bin/obatch"
+    code, out = support.shell(("cd / && %s --version && %s correction_loop --help && %s --help"):format(obatch, obatch,
+      obatch))
+    assert.equal(0, code)
+    has(out, "--original-requests")
+    code, out = support.shell("cd / && " .. obatch .. " no_such_script 2>&1")
+    assert.equal(2, code)
+    has(out, dir.path .. "/usr/bin/../share/obatch/scripts")
+    -- and a whole job runs from there
+    code, out, err = support.shell(([[cd %s
+      usr/bin/obatch sandbox --port 0 --dir box --model demo >box.out & box=$!
+      until url=$(sed -n 's/^listening on //p' box.out); [ -n "$url" ]; do kill -0 $box || exit; sleep 0.05; done
+      echo '{"custom_id":"p-1","method":"POST","url":"/v1/responses","body":{"model":"m","input":"x"}}' >in.jsonl
+      OPENAI_API_KEY=k OPENAI_BASE_URL=$url/v1 usr/bin/obatch correction_loop --base-dir job \
+        --original-requests in.jsonl --poll-wait 0.2
+      code=$?; kill $box; wait $box; exit $code]]):format(dir.path))
+    assert.equal(0, code, out .. err)
+    has(out, "1 requests: 1 have a good answer")
+    -- nothing of the source tree was used, and no shell scripts were installed
+    local _, found = support.shell(("find %s/usr -name '*.sh' -o -name obatch.home"):format(dir.path))
+    assert.equal("", found)
+  end)
+end)
+
+describe("a signal", function()
+  --- Runs a script that starts with a shell which sends its process these signals ("TERM TERM"), 0.3 s
+  --- apart. Returns the exit code (128 + number when a signal killed it), stderr and the seconds it took.
+  local function signalled(signals, text)
+    local began = term.clock()
+    local code, out, err = run(([[
+      os.execute "run=$PPID; (for s in %s; do sleep 0.3; kill -$s $run; done) >/dev/null 2>&1 &"
+      ]]):format(signals) .. text)
+    return code, out .. err, term.clock() - began
+  end
+
+  local PLACES = {
+    ["a busy loop"] = "while true do end",
+    ["a sleep"] = [[
+      local _, why, code = require "obatch.term".sleep(60)
+      print(why)
+      return code == "INTERRUPTED" and 130]],
+    ["a wait for HTTP"] = [[
+      local server = assert(require 'obatch.httpd'.listen { spool = os.getenv("TMPDIR") or "/tmp" })
+      local client = require 'obatch.http'.client {}
+      assert(client:start { url = "http://127.0.0.1:" .. server.port .. "/" })
+      local _, why, code = client:wait(60)
+      print(why)
+      return code == "INTERRUPTED" and 130]],
+  }
+
+  for _, name in ipairs { "INT", "TERM", "HUP" } do
+    for place, text in pairs(PLACES) do
+      it(("%s stops %s at once, with 130"):format(name, place), function()
+        local code, said, seconds = signalled(name, text)
+        assert.equal(130, code, said)
+        has(said, "interrupted")
+        assert.falsy(said:find("Sanitizer", 1, true), said)
+        assert.truthy(seconds < 20, "it took " .. seconds .. " s")
+      end)
+    end
+  end
+
+  it("runs what scripts close as they leave", function()
+    local code, said = signalled("INT", [[
+      local guard <close> = setmetatable({}, { __close = function() print "closed" end })
+      while true do end]])
+    assert.equal(130, code)
+    has(said, "closed")
+  end)
+
+  it("kills when it comes a second time, even a script that catches every error", function()
+    local code, said = signalled("TERM TERM", "while true do pcall(function() while true do end end) end")
+    assert.equal(143, code, said)
+    code, said = signalled("TERM TERM", "coroutine.wrap(function() while true do end end)()")
+    assert.equal(143, code, said)
+  end)
+
+  it("that was ignored before the program began stays ignored (nohup)", function()
+    local code, out = support.shell(([[trap '' HUP; exec %s run /dev/stdin <<'E'
+os.execute("kill -HUP $PPID")
+print "still here"
+E]]):format(support.quote(support.binary)))
+    assert.equal(0, code)
+    assert.equal("still here\n", out)
+  end)
+
+  it("is not what a reader that goes away sends: the script hears of a failed write", function()
+    local dir <close> = support.tmpdir()
+    support.write(dir.path .. "/script.lua", [[
+      for i = 1, 100000 do
+        local ok, why = io.write("line ", i, "\n")
+        if not ok then io.stderr:write("heard: ", why) return 9 end
+      end]])
+    local _, out, err = support.shell(("{ %s run %s/script.lua; echo $? >%s/code; } | head -1"):format(
+      support.quote(support.binary), dir.path, dir.path))
+    assert.equal("line 1\n", out)
+    has(err, "heard: ")
+    assert.equal("9\n", support.read(dir.path .. "/code"))
+  end)
+end)
