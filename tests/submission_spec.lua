@@ -56,7 +56,7 @@ local function run(dir, api, prepare)
   local log = {}
   local parts = the_job.iterations[1].parts
   if prepare then prepare(parts) end
-  local done, message, code = submission.run(the_job, 1, api, { poll_wait = 0.1,
+  local done, message, code = submission.run(the_job:round(1), api, { poll_wait = 0.1,
     log = function(line) log[#log + 1] = line end, progress = { status = function() end } })
   return { done = done, message = message, code = code, log = table.concat(log, "\n"), parts = parts }
 end

@@ -70,6 +70,14 @@ function cli.positive_integer(text)
   return number
 end
 
+function cli.positive_number(text)
+  local number = tonumber(text)
+  if not number or number ~= number or number <= 0 or number == math.huge then
+    return nil, ("'%s' is not a number above 0"):format(text)
+  end
+  return number
+end
+
 function cli.seconds(text)
   local number = tonumber(text)
   if not number or number ~= number or number < 0 or number == math.huge then
@@ -83,6 +91,14 @@ end
 function cli.fail(code, format, ...)
   io.stderr:write("obatch: ", format:format(...), "\n")
   return code
+end
+
+--- The exit code of a job that stopped before its end, said on stderr: something in the world is at
+--- fault, or the user wants it. Nothing is lost: the journal knows where to go on.
+function cli.stopped(message, code)
+  if code == "INTERRUPTED" then return cli.fail(130, "interrupted: run the same command again to go on") end
+  if code == "USAGE" or code == "CHANGED" then return cli.fail(2, "%s", message) end
+  return cli.fail(1, "stopped: %s\nobatch: run the same command again to go on", message)
 end
 
 --- Reading or setting a global that nobody declared is a typing error, not nil.

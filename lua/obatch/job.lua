@@ -11,6 +11,8 @@ local fs = require "obatch.fs"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local journal = require "obatch.journal"
+local part_events = require "obatch.part"
+local text = require "obatch.text"
 
 local job = {}
 local Job = {}
@@ -24,17 +26,6 @@ local function requests_name(iteration, part)
   return ("batch_requests_iteration_%d%s.jsonl"):format(iteration, part and ("_p%03d"):format(part) or "")
 end
 
---- Ids come from the service; what is not safe in a file name becomes %XX.
-local function file_name(id)
-  return (id:gsub("[^%w_-]", function(char) return ("%%%02X"):format(char:byte()) end))
-end
-
---- A path as a journal can hold it: bytes that are not UTF-8 become %XX.
-local function readable(path)
-  if utf8.len(path) then return path end
-  return (path:gsub("[\x80-\xFF]", function(char) return ("%%%02X"):format(char:byte()) end))
-end
-
 --- BASE/iteration_N/NAME, where each %d in NAME is N.
 function Job:path(iteration, name)
   return ("%s/iteration_%d/%s"):format(self.dir, iteration, (name:gsub("%%d", tostring(iteration))))
@@ -43,31 +34,11 @@ end
 function Job:ids_path(iteration) return self:path(iteration, "submitted_batch_ids_iteration_%d.txt") end
 function Job:merged_path(iteration) return self:path(iteration, "merged_results_iteration_%d.jsonl") end
 
---- Where the lines of a batch's output or error file are kept as they came.
-function Job:download_path(iteration, batch_id, kind)
-  return self:path(iteration, file_name(batch_id) .. "_" .. kind .. ".jsonl")
-end
-
 -- ---------------------------------------------------------------- events
 
---- What each event changes. An iteration is { n=, parts={...}, merged= }; a part is
----   part, file, bytes, lines, sha256, endpoint, model     as planned (none of these when adopted)
----   adopted            its batch was submitted by somebody else
----   file_id, batch_id  at the service; nil when there is none yet
----   upload_doubt, create_doubt    an intent without a fact: ask before doing it again
----   requeued           how often its batch failed validation for a reason that passes
----   ended              { status=, output_file_id=, error_file_id= } of its batch
----   fetched            "output" -> the file it was downloaded to, false when it is gone for good; only
----                      where the error file is still to come
----   rejected           file of result-like lines for requests that failed validation
----   model_refused      it is what a part was left with after lines were refused for their model
----   files              downloaded files, in order
----   done               nothing is left to do for it
+--- What each event changes: those of a job here, those of a part in obatch.part. An iteration is
+--- { n=, parts={...}, merged= }.
 local apply = {}
-
-local function part_of(self, event)
-  return self.iterations[event.iteration].parts[event.part]
-end
 
 function apply.started(self, event)
   self.run, self.original = event.run, event.original
@@ -83,58 +54,15 @@ function apply.adopted(self, event)
   self.iterations[event.iteration] = { n = event.iteration, parts = parts }
 end
 
-function apply.intent(self, event)
-  local part = part_of(self, event)
-  if event.what == "upload" then
-    part.file_id, part.upload_doubt = nil, true
-  else
-    part.create_doubt = true
-  end
-end
-
-function apply.refused(self, event)
-  local part = part_of(self, event)
-  part[event.what == "upload" and "upload_doubt" or "create_doubt"] = nil
-end
-
-function apply.uploaded(self, event)
-  local part = part_of(self, event)
-  part.file_id, part.upload_doubt = event.file_id, nil
-end
-
-function apply.created(self, event)
-  local part = part_of(self, event)
-  part.batch_id, part.create_doubt = event.batch_id, nil
-end
-
-function apply.terminal(self, event)
-  part_of(self, event).ended = event
-end
-
-function apply.fetched(self, event)
-  local part = part_of(self, event)
-  part.fetched = part.fetched or {}
-  part.fetched[event.kind] = event.file
-end
-
-function apply.requeued(self, event)
-  local part = part_of(self, event)
-  part.batch_id, part.create_doubt, part.requeued = nil, nil, (part.requeued or 0) + 1
-end
-
-function apply.rejected(self, event)
-  local part = part_of(self, event)
-  part.done, part.rejected = true, event.file
-  if event.successor then table.insert(self.iterations[event.iteration].parts, event.successor) end
-end
-
-function apply.downloaded(self, event)
-  local part = part_of(self, event)
-  part.done, part.files = true, event.files
-end
-
 function apply.merged(self, event)
   self.iterations[event.iteration].merged = true
+end
+
+local function apply_event(self, event)
+  if apply[event.event] then return apply[event.event](self, event) end
+  local iteration = self.iterations[event.iteration]
+  part_events.apply(iteration.parts[event.part], event)
+  if event.successor then table.insert(iteration.parts, event.successor) end
 end
 
 --- Makes an event durable, then applies it. true | nil, message, CODE: the disk is at fault, and
@@ -142,7 +70,7 @@ end
 function Job:record(event)
   local ok, message, code = self.journal:record(event)
   if not ok then return nil, message, code end
-  apply[event.event](self, event)
+  apply_event(self, event)
   return true
 end
 
@@ -179,9 +107,7 @@ function job.open(dir, original)
     self:close()
     return nil, events, code
   end
-  for _, event in ipairs(events) do
-    if apply[event.event] then apply[event.event](self, event) end
-  end
+  for _, event in ipairs(events) do apply_event(self, event) end
   remove_parts(self)
   -- The last run may have stopped between a batch's event and its line in the list for people.
   if #self.iterations > 0 then
@@ -199,7 +125,7 @@ function job.open(dir, original)
   end
   if not self.run then
     ok, message, code = self:record { event = "started", run = fs.random(6),
-      original = { path = readable(original), sha256 = sha256, bytes = bytes } }
+      original = { path = text.printable(original), sha256 = sha256, bytes = bytes } }
     if not ok then
       self:close()
       return nil, message, code
@@ -303,20 +229,69 @@ function Job:plan(n, requests, max_requests, max_bytes)
   return self:record { event = "planned", iteration = n, parts = parts }
 end
 
+--- Writes the ids of iteration n's batches where people, and other tools, look for them.
+function Job:list_batches(n)
+  local ids = {}
+  for _, part in ipairs(self.iterations[n].parts) do ids[#ids + 1] = part.batch_id end
+  if #ids == 0 then return true end
+  return fs.write(self:ids_path(n), table.concat(ids, "\n") .. "\n")
+end
+
+-- ---------------------------------------------------------------- one iteration, as obatch.submission sees it
+
+local Round = {}
+Round.__index = Round
+
+--- Iteration n as a set of parts to bring through the service.
+function Job:round(n)
+  return setmetatable({ job = self, n = n, parts = self.iterations[n].parts, title = "iteration " .. n }, Round)
+end
+
+--- Makes an event of a part durable, then applies it.
+function Round:record(part, event)
+  event.iteration, event.part = self.n, part.part
+  return self.job:record(event)
+end
+
+function Round:request_path(part) return self.job:path(self.n, part.file) end
+
+--- The name of the part's file at the service. It is unique to the content: it is how the file is
+--- found again when the reply is lost.
+function Round:upload_name(part)
+  return ("%s-%d-%d-%s.jsonl"):format(self.job.run, self.n, part.part, part.sha256:sub(1, 12))
+end
+
+--- The metadata of the part's batch, by which it is found again.
+function Round:tag(part)
+  return { obatch_run = self.job.run, obatch_iteration = tostring(self.n), obatch_part = tostring(part.part) }
+end
+
+--- Notes that a part's batch exists.
+function Round:created(part, batch)
+  local ok, message, code = self:record(part, { event = "created", batch_id = batch.id })
+  if not ok then return nil, message, code end
+  return self.job:list_batches(self.n)
+end
+
+--- Where the lines of a batch's output or error file are kept as they came.
+function Round:download_path(part, kind)
+  return self.job:path(self.n, part_events.file_name(part.batch_id) .. "_" .. kind .. ".jsonl")
+end
+
 --- A part whose batch failed validation for the lines in `faults` (line number -> { code=,
 --- message= }; key 0 stands for all lines): those become result-like lines that say so, the rest is
 --- a new part of the same iteration.
-function Job:reject(n, part, faults)
-  local model_refused
+function Round:reject(part, faults)
+  local n, model_refused = self.n, nil
   local name = ("rejected_iteration_%d_p%03d.jsonl"):format(n, part.part)
-  local successor = { part = #self.iterations[n].parts + 1, endpoint = part.endpoint, model = part.model }
+  local successor = { part = #self.parts + 1, endpoint = part.endpoint, model = part.model }
   successor.file = requests_name(n, successor.part)
-  local records, message, code = jsonl.scan(self:path(n, part.file), { custom_id = "/custom_id" }, { text = true })
+  local records, message, code = jsonl.scan(self.job:path(n, part.file), { custom_id = "/custom_id" }, { text = true })
   if not records then return nil, message, code end
-  local rejected <close>, trouble, errno = jsonl.create(self:path(n, name),
+  local rejected <close>, trouble, errno = jsonl.create(self.job:path(n, name),
     { max_lines = part.lines, max_bytes = math.maxinteger })
   if not rejected then return nil, trouble, errno end
-  local kept <close>, problem, reason = jsonl.create(self:path(n, successor.file),
+  local kept <close>, problem, reason = jsonl.create(self.job:path(n, successor.file),
     { max_lines = part.lines, max_bytes = part.bytes })
   if not kept then return nil, problem, reason end
 
@@ -342,23 +317,7 @@ function Job:reject(n, part, faults)
   else
     successor = nil
   end
-  return self:record { event = "rejected", iteration = n, part = part.part, batch_id = part.batch_id,
-    file = name, successor = successor }
-end
-
---- Writes the ids of iteration n's batches where people, and other tools, look for them.
-function Job:list_batches(n)
-  local ids = {}
-  for _, part in ipairs(self.iterations[n].parts) do ids[#ids + 1] = part.batch_id end
-  if #ids == 0 then return true end
-  return fs.write(self:ids_path(n), table.concat(ids, "\n") .. "\n")
-end
-
---- Notes that a part's batch exists.
-function Job:created(n, part, batch_id)
-  local ok, message, code = self:record { event = "created", iteration = n, part = part.part, batch_id = batch_id }
-  if not ok then return nil, message, code end
-  return self:list_batches(n)
+  return self:record(part, { event = "rejected", batch_id = part.batch_id, file = name, successor = successor })
 end
 
 -- ---------------------------------------------------------------- what came back

@@ -190,6 +190,13 @@ function Api:call(what, call)
   end
 end
 
+--- The text of each reply that is still held: what is kept of a reply is its own bytes.
+local TEXTS = setmetatable({}, { __mode = "k" })
+
+--- The JSON text of an object that a method of the client returned, as the service sent it; nil for
+--- another table.
+function openai.raw(object) return TEXTS[object] end
+
 --- The reply's JSON object, or nil, message, CODE.
 function Api:object_of(what, transfer)
   local reply = cjson.decode(transfer.body)
@@ -197,6 +204,7 @@ function Api:object_of(what, transfer)
     local words = text.cut(self:clean(transfer.body), 80)
     return nil, ("%s: the reply is no JSON object: '%s'"):format(what, words), "PROTOCOL"
   end
+  TEXTS[reply] = transfer.body
   return reply
 end
 
@@ -372,8 +380,11 @@ function Api:each(path, visit)
     if not page then return nil, message, code end
     local data = page.data
     if type(data) ~= "table" then return nil, what .. ": the reply holds no list", "PROTOCOL" end
-    for _, item in ipairs(data) do
-      if type(item) == "table" and visit(item) then return item end
+    for i, item in ipairs(data) do
+      if type(item) == "table" and visit(item) then
+        TEXTS[item] = json.raw(TEXTS[page], "/data/" .. i - 1)
+        return item
+      end
     end
     local last = data[#data]
     if last == nil or page.has_more == false then return nil end
@@ -388,6 +399,8 @@ end
 
 --- Adds the options by which a command finds the service.
 function openai.options(parser)
+  parser:option("--api-url", "Base URL of the API (default: $OPENAI_BASE_URL, else https://api.openai.com/v1).")
+    :argname("URL")
   parser:option("--api-key-file", "File whose first line is the API key (default: $OPENAI_API_KEY)."):argname("FILE")
   parser:flag("--allow-plain-http", "Let http:// go to other hosts than this machine: the key travels in clear.")
 end
@@ -415,7 +428,7 @@ function openai.from_options(options, settings)
     return nil, ("%s does not hold an API key: one word of printable characters"):format(origin or "OPENAI_API_KEY")
   end
   local function variable(name) return present(os.getenv(name)) end
-  local base = variable("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+  local base = options.api_url or variable("OPENAI_BASE_URL") or "https://api.openai.com/v1"
   local api, message, code = openai.new {
     key = key, base_url = base:gsub("/+$", ""), organization = variable("OPENAI_ORG_ID"),
     project = variable("OPENAI_PROJECT_ID"), allow_plain_http = options.allow_plain_http,
@@ -427,7 +440,7 @@ function openai.from_options(options, settings)
   probe, message, code = api.client:start { url = base }
   if not probe then
     api:close()
-    return nil, "OPENAI_BASE_URL: " .. message:gsub("^GET: ", ""), code
+    return nil, (options.api_url and "--api-url: " or "OPENAI_BASE_URL: ") .. message:gsub("^GET: ", ""), code
   end
   probe:cancel()
   return api

@@ -122,6 +122,27 @@ function request.check_file(path, max_requests, max_bytes)
   return summary
 end
 
+--- A request about a text, an image, or both, as a value for jsonl's writer. The shapes are those of
+--- the images guide: https://platform.openai.com/docs/guides/images-vision.
+---   custom_id, model, prompt    strings
+---   endpoint                    "/v1/chat/completions" or "/v1/responses"
+---   image                       jsonl.image(path), or nil
+---   detail, max_tokens          nil: what the service's default is
+function request.compose(what)
+  local chat = what.endpoint ~= "/v1/responses"
+  local content = json.array { { type = chat and "text" or "input_text", text = what.prompt } }
+  if what.image and chat then
+    content[2] = { type = "image_url", image_url = { url = what.image, detail = what.detail } }
+  elseif what.image then
+    content[2] = { type = "input_image", image_url = what.image, detail = what.detail }
+  end
+  local conversation = json.array { { role = "user", content = content } }
+  local body = { model = what.model }
+  body[chat and "messages" or "input"] = conversation
+  body[kind_of(what.endpoint).limits[1]] = what.max_tokens
+  return { custom_id = what.custom_id, method = "POST", url = what.endpoint, body = body }
+end
+
 --- The endpoint and the model of a line.
 function request.group(line)
   return json.get(line, "/url"), json.get(line, "/body/model")

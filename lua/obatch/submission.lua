@@ -1,5 +1,17 @@
---- Brings the parts of one iteration through the service: uploads them, creates their batches,
---- waits for every one of them however long it takes, and downloads what they produced.
+--- Brings parts (see obatch.part) through the service: uploads them, creates their batches, waits for
+--- every one of them however long it takes, and downloads what they produced.
+--
+-- Whose parts they are is the store's business: an iteration of a job (Job:round), or the batch folder
+-- of an image project (obatch.records). A store has
+--   parts, title                       the parts, and what people call them together
+--   record(part, event)                makes an event durable, then applies it
+--   request_path(part)                 its request file; nil when that is not kept
+--   upload_name(part), tag(part)       how a file and a batch are found again whose reply was lost
+--   created(part, batch)               its batch exists
+--   reject(part, faults)               its batch failed validation for some lines
+--   download_path(part, kind)          where its "output" or "error" file goes
+--   kept_results(part)                 optional: files to go on with when the service has forgotten the batch
+-- and each method's failure is nil, message, CODE.
 
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
@@ -51,11 +63,10 @@ function Submission:stop(message, code, at_once)
   return false
 end
 
---- An event for a part of this iteration. A journal that cannot be written ends the run: what is
---- not recorded would be paid again.
+--- An event for a part. A journal that cannot be written ends the run: what is not recorded would be
+--- paid again.
 function Submission:record(part, event)
-  event.iteration, event.part = self.n, part.part
-  local ok, message, code = self.job:record(event)
+  local ok, message, code = self.store:record(part, event)
   return ok or self:stop(message, code, true)
 end
 
@@ -86,9 +97,8 @@ end
 function Submission:upload(part)
   local doubt = part.upload_doubt
   if not self:record(part, { event = "intent", what = "upload" }) then return false end
-  -- The name is unique to the content: it is how the file is found again when the reply is lost.
-  local name = ("%s-%d-%d-%s.jsonl"):format(self.job.run, self.n, part.part, part.sha256:sub(1, 12))
-  local file, message, code, certain = self.api:upload(self.job:path(self.n, part.file), name, doubt)
+  local file, message, code, certain = self.api:upload(self.store:request_path(part), self.store:upload_name(part),
+    doubt)
   if not file then return self:not_created(part, "upload", message, code, certain) end
   self.log(("part %d: %d requests, %d bytes, uploaded as %s"):format(part.part, part.lines, part.bytes, file.id))
   return self:record(part, { event = "uploaded", file_id = file.id })
@@ -99,16 +109,16 @@ function Submission:submit(part)
   if not part.file_id and not self:upload(part) then return false end
   if self.stopped then return false end
   local doubt = part.create_doubt
-  local tag = { obatch_run = self.job.run, obatch_iteration = tostring(self.n), obatch_part = tostring(part.part) }
   if not self:record(part, { event = "intent", what = "create" }) then return false end
-  local batch, message, code, certain = self.api:create_batch(part.file_id, part.endpoint, tag, doubt)
+  local batch, message, code, certain = self.api:create_batch(part.file_id, part.endpoint, self.store:tag(part),
+    doubt)
   if not batch then
     if code == "NO_FILE" then return self:requeue(part, message, true) end
     return self:not_created(part, "create", message, code, certain)
   end
   part.queued = nil
   self.log(("part %d: batch %s"):format(part.part, batch.id))
-  local ok, problem, reason = self.job:created(self.n, part, batch.id)
+  local ok, problem, reason = self.store:created(part, batch)
   return ok or self:stop(problem, reason, true)
 end
 
@@ -156,10 +166,13 @@ function Submission:requeue(part, why, file_unknown, without_limit)
   if not self:record(part, { event = "requeued", batch_id = part.batch_id, reason = why }) then return false end
   if not without_limit then
     part.faults = (part.faults or 0) + 1
-    if part.faults > MAX_REQUEUES then
+    local is_kept = self.store:request_path(part) ~= nil
+    if part.faults > MAX_REQUEUES and file_unknown and not is_kept then
+      return self:give_up_batch(part, ("part %d: %s"):format(part.part, why))
+    elseif part.faults > MAX_REQUEUES then
       return self:stop(("part %d: still failing after %d tries: %s"):format(part.part, part.faults, why), "SERVER")
     end
-    if file_unknown and part.faults % SAME_FILE_TRIES == 0 then part.file_id = nil end
+    if file_unknown and is_kept and part.faults % SAME_FILE_TRIES == 0 then part.file_id = nil end
   end
   self:queue(part, why)
   return true
@@ -191,7 +204,7 @@ function Submission:failed(part, batch)
       and self:stop(("batch %s failed validation: %s"):format(id, why), "REFUSED")
   end
   self.log(("batch %s failed validation: %s; what it does not name is sent again"):format(id, why))
-  local ok, message, code = self.job:reject(self.n, part, lines)
+  local ok, message, code = self.store:reject(part, lines)
   return ok or self:stop(message, code, true)
 end
 
@@ -237,13 +250,17 @@ end
 
 function Submission:look(part)
   local batch, message, code = self.api:batch(part.batch_id, true)
-  if not batch and code == "NOT_FOUND" and gone(part, "batch") then return self:give_up_batch(part, message) end
+  if not batch and code == "NOT_FOUND" then
+    local files = self.store.kept_results and self.store:kept_results(part)
+    if files then return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = files }) end
+    if gone(part, "batch") then return self:give_up_batch(part, message) end
+  end
   if batch and type(batch.status) ~= "string" then
     batch, message, code = nil, ("batch %s: the reply holds no status"):format(part.batch_id), "PROTOCOL"
   end
   if not batch then return self:trouble(part, message, code) end
   local status = batch.status:lower()
-  part.unknown, part.trouble, part.status = nil, nil, self.api:clean(status)
+  part.unknown, part.trouble, part.status, part.seen = nil, nil, self.api:clean(status), batch
   part.counts = type(batch.request_counts) == "table" and batch.request_counts or nil
   if not TERMINAL[status] then return true end
 
@@ -283,7 +300,7 @@ end
 --- Downloads a batch's output or error file. Returns its name; false when it is gone for good; nil
 --- when the next look tries again.
 function Submission:fetch(part, kind, id)
-  local path = self.job:download_path(self.n, part.batch_id, kind)
+  local path = self.store:download_path(part, kind)
   part.tries = part.tries or {}
   local tries = (part.tries[kind] or 0) + 1
   local last = tries >= MAX_LOOKS -- what the service sends again and again is what it has
@@ -331,7 +348,7 @@ end
 
 function Submission:each(choose, act)
   local list = {}
-  for _, part in ipairs(self.iteration.parts) do
+  for _, part in ipairs(self.store.parts) do
     if choose(part) then list[#list + 1] = function() act(self, part) end end
   end
   tasks.run(self.api.client, list, AT_ONCE)
@@ -341,7 +358,7 @@ local function flying(part) return part.batch_id ~= nil and not part.done end
 
 function Submission:count_in_flight()
   local flight, left = 0, 0
-  for _, part in ipairs(self.iteration.parts) do
+  for _, part in ipairs(self.store.parts) do
     if flying(part) then flight = flight + 1 end
     if not part.done then left = left + 1 end
   end
@@ -351,7 +368,7 @@ end
 
 function Submission:tell_status()
   local total, completed, failed, states = 0, 0, 0, {}
-  for _, part in ipairs(self.iteration.parts) do
+  for _, part in ipairs(self.store.parts) do
     if flying(part) then
       local counts = part.counts or {}
       total = total + (math.tointeger(counts.total) or 0)
@@ -364,32 +381,63 @@ function Submission:tell_status()
   local words = {}
   for status, count in pairs(states) do words[#words + 1] = ("%d %s"):format(count, status) end
   table.sort(words)
-  local line = ("iteration %d: in flight: %s"):format(self.n, #words > 0 and table.concat(words, ", ") or "none")
+  local line = ("%s: in flight: %s"):format(self.store.title, #words > 0 and table.concat(words, ", ") or "none")
   if total > 0 then line = line .. ("; %d of %d requests done, %d failed"):format(completed, total, failed) end
   self.progress:status(line)
 end
 
---- Runs iteration n of a job to the point where every part is done: true, or true and
---- { message=, code= } when nothing more may be submitted after it. nil, message, CODE when
---- submitting had to stop before (what was in flight has been harvested all the same, except after
---- INTERRUPTED, AUTH and faults of the disk). Settings: poll_wait (seconds at most between two
---- looks), log(line), progress.
-function submission.run(job, n, api, settings)
-  local self = setmetatable({ job = job, n = n, iteration = job.iterations[n], api = api,
-    poll_wait = settings.poll_wait, log = settings.log, progress = settings.progress,
-    ended_count = 0, in_flight = 0 }, Submission)
+local function new(store, api, settings)
+  return setmetatable({ store = store, api = api, poll_wait = settings.poll_wait, log = settings.log,
+    progress = settings.progress, on_done = settings.on_done, ended_count = 0, in_flight = 0 }, Submission)
+end
+
+--- Hands each part that is done to `on_done`, once; what that returns but true ends the run.
+function Submission:deliver()
+  if not self.on_done then return true end
+  for _, part in ipairs(table.move(self.store.parts, 1, #self.store.parts, 1, {})) do
+    if part.done and not part.delivered then
+      local ok, message, code = self.on_done(part)
+      if not ok then return nil, message, code end
+      part.delivered = true
+    end
+  end
+  return true
+end
+
+--- Uploads and creates what is not at the service yet, and waits for nothing. true; or nil, message,
+--- CODE when submitting had to stop.
+function submission.submit(store, api, settings)
+  local self = new(store, api, settings)
+  self:each(function(part) return self:ready(part) end, self.submit)
+  if self.stopped then return nil, self.stopped.message, self.stopped.code end
+  return true
+end
+
+--- Brings every part of a store to the point where it is done: true, or true and { message=, code= }
+--- when nothing more may be submitted after it. nil, message, CODE when submitting had to stop before
+--- (what was in flight has been harvested all the same, except after INTERRUPTED, AUTH and faults of
+--- the disk). Settings:
+---   poll_wait      seconds at most between two looks
+---   log(line), progress
+---   on_done(part)  hears of each part as it is done, and of those that were; true, or nil, message, CODE
+---   once           one look at every batch, no waiting
+function submission.run(store, api, settings)
+  local self = new(store, api, settings)
   local pause = math.min(FIRST_PAUSE, self.poll_wait)
   while true do
     self:count_in_flight()
     self:each(function(part) return self:ready(part) end, self.submit)
     if not (self.stopped and self.stopped.at_once) then self:each(flying, self.harvest) end
+    local delivered, complaint, reason = self:deliver()
+    if not delivered then return nil, complaint, reason end
     local flight, left = self:count_in_flight()
     if left == 0 then return true, self.stopped end
     if term.interrupted() then return nil, "interrupted", "INTERRUPTED" end
-    if self.stopped and (self.stopped.at_once or flight == 0) then
+    if self.stopped and (self.stopped.at_once or flight == 0 or settings.once) then
       return nil, self.stopped.message, self.stopped.code
     end
     self:tell_status()
+    if settings.once then return true end
     local ok, message, code = term.sleep(math.max(0.1, pause))
     if not ok then return nil, message, code end
     pause = math.min(pause * 1.5, self.poll_wait)

@@ -122,6 +122,30 @@ function text.is_blank(string)
   return not string:find("%S")
 end
 
+local function as_hex(bytes)
+  return (bytes:gsub(".", function(byte) return ("%%%02X"):format(byte:byte()) end))
+end
+
+--- `string` with bytes that are not UTF-8 as %XX.
+function text.to_utf8(string)
+  local out, position = {}, 1
+  while position <= #string do
+    local valid, bad = utf8.len(string, position)
+    if valid and position == 1 then return string end
+    local stop = valid and #string or bad - 1
+    out[#out + 1] = string:sub(position, stop)
+    if not valid then out[#out + 1] = as_hex(string:sub(bad, bad)) end
+    position = valid and stop + 1 or bad + 1
+  end
+  return table.concat(out)
+end
+
+--- The same, and control characters too: for paths and custom_ids in messages, where a name may hold
+--- a line break or an escape sequence.
+function text.printable(string)
+  return (text.to_utf8(string):gsub("[\0-\31\127]", as_hex):gsub("\xC2[\x80-\x9F]", as_hex))
+end
+
 --- At most `bytes` of `string`, never ending inside a UTF-8 character.
 function text.cut(string, bytes)
   if #string <= bytes then return string end

@@ -1,0 +1,183 @@
+--- The correction loop: requests are sent in batches, every answer is judged, and exactly what failed is
+--- sent again.
+--
+-- The recipe: open the job directory, then iterate: write what has no good answer yet into request
+-- files, bring them through the service, merge what came back, judge it. Whatever stops this, the same
+-- call goes on where it was.
+
+local fs = require "obatch.fs"
+local job = require "obatch.job"
+local ledger = require "obatch.ledger"
+local request = require "obatch.request"
+local submission = require "obatch.submission"
+
+local loop = {}
+
+-- ---------------------------------------------------------------- taking over what is already there
+
+--- The batch ids in a file, one a line, each once; nil, message, CODE.
+local function read_ids(path)
+  local content, message, code = fs.read(path)
+  if not content then return nil, message, code end
+  local ids, seen = {}, {}
+  for id in content:gmatch("[^\r\n]+") do
+    id = id:match("^%s*(.-)%s*$")
+    if id ~= "" and not seen[id] then
+      seen[id], ids[#ids + 1] = true, id
+    end
+  end
+  if #ids == 0 then return nil, path .. " holds no batch ids", "USAGE" end
+  return ids
+end
+
+--- An id of `ids` that is not in the list `known`; nil when all are.
+local function stranger(ids, known)
+  local set = {}
+  for _, id in ipairs(known) do set[id] = true end
+  for _, id in ipairs(ids) do
+    if not set[id] then return id end
+  end
+end
+
+--- Takes over batches that another tool submitted as iteration n, after asking the service for each.
+local function adopt(the_job, n, path, api, log)
+  local ids, message = read_ids(path)
+  if not ids then return nil, message, "USAGE" end
+  local list = the_job:ids_path(n)
+  local forgotten = path ~= list and fs.stat(list) and stranger(read_ids(list) or {}, ids)
+  if forgotten then
+    return nil, ("%s names batch %s, which is not in %s: its answers would be lost. Name all batches in one of "
+      .. "the files, and remove the other"):format(list, forgotten, path), "USAGE"
+  end
+  for _, id in ipairs(ids) do
+    local batch, why, code = api:batch(id)
+    if not batch and code == "NOT_FOUND" then
+      return nil, ("%s names batch %s, which the service does not know: %s"):format(path, id, why), "USAGE"
+    elseif not batch then
+      return nil, why, code
+    end
+  end
+  local ok, why, code = the_job:adopt(n, ids)
+  if not ok then return nil, why, code end
+  log(("iteration %d: going on with %d batches from %s"):format(n, #ids, path))
+  return true
+end
+
+--- A list of ids for an iteration that the journal does not know is another tool's work; so is the
+--- file `initial_ids`, which is for the first iteration only.
+local function adopt_all(the_job, initial_ids, api, log)
+  -- The same command may come again; other batches cannot be taken over once the job has begun.
+  if initial_ids and #the_job.iterations > 0 then
+    local known = {}
+    for _, iteration in ipairs(the_job.iterations) do
+      for _, part in ipairs(iteration.parts) do known[#known + 1] = part.batch_id end
+    end
+    local new = stranger(read_ids(initial_ids) or {}, known)
+    if new then
+      return nil, ("%s names batch %s, but the job in %s has begun without it. Give --initial-ids at the first "
+        .. "run of a job: here, with another --base-dir"):format(initial_ids, new, the_job.dir), "USAGE"
+    end
+  end
+  while true do
+    local n = #the_job.iterations + 1
+    local path = n == 1 and initial_ids or the_job:ids_path(n)
+    if path ~= initial_ids and not fs.stat(path) then return true end
+    local ok, message, code = adopt(the_job, n, path, api, log)
+    if not ok then return nil, message, code end
+  end
+end
+
+-- ---------------------------------------------------------------- the loop
+
+--- Brings the requests of a file to their end. Options:
+---   base_dir, original       the job's folder; the request file, which is right (request.check_file)
+---   rules                    a policy
+---   api                      a client of the service
+---   log(line), progress      what people see
+---   poll_wait                seconds at most between two looks
+---   max_iterations           submit at most so often
+---   max_requests, max_bytes  size of a batch (default: the API's limits)
+---   initial_ids              a file with the ids of batches that were submitted elsewhere
+--- Returns { requests=, valid=, given_up=, left=, iterations=, stop_reason=, table= }: left may still be
+--- sent; stop_reason says why nothing more may be submitted now; table is the text of the closing
+--- table. base_dir then holds final_results.jsonl, corrected_results.json and given_up.jsonl. Or nil,
+--- message, CODE: the same call goes on; USAGE and CHANGED are the user's to correct first.
+function loop.run(options)
+  local api, rules = options.api, options.rules
+  local max_requests = options.max_requests or request.MAX_REQUESTS
+  local max_bytes = options.max_bytes or request.MAX_BYTES
+  local current
+  local the_job <close>, message, code = job.open(options.base_dir, options.original)
+  if not the_job then return nil, message, code end
+  local function log(line)
+    options.log(line)
+    if current then the_job:log(current, line) end
+  end
+  api.log = log -- the retries of the client belong into the job's log, too
+
+  local book <close>, complaint, reason = ledger.new(the_job, options.original, rules, log)
+  if not book then return nil, complaint, reason end
+  local ok
+  ok, message, code = adopt_all(the_job, options.initial_ids, api, log)
+  if not ok then return nil, message, code end
+
+  local function judge(n)
+    local added, why, what = book:add(n)
+    if not added then return nil, why, what end
+    return book:write_iteration(n)
+  end
+
+  --- line, url, model of each request to send next.
+  local function next_requests(ordinals)
+    local i = 0
+    return function()
+      i = i + 1
+      if not ordinals[i] then return nil end
+      local line = book:next_request(ordinals[i], max_bytes)
+      return line, request.group(line)
+    end
+  end
+
+  local n = 0 -- iterations that are merged and judged
+  while n < #the_job.iterations and the_job.iterations[n + 1].merged do
+    n = n + 1
+    ok, message, code = judge(n)
+    if not ok then return nil, message, code end
+  end
+
+  local stopped
+  while not stopped do
+    -- What has not left this machine yet is written anew: rules and limits may have changed.
+    if n == #the_job.iterations or the_job:is_untouched(n + 1) then
+      local ordinals = book:to_send()
+      if #ordinals == 0 or n >= options.max_iterations then break end
+      ok, message, code = the_job:plan(n + 1, next_requests(ordinals), max_requests, max_bytes)
+      if not ok then return nil, message, code end
+      current = n + 1
+      log(("iteration %d: %d requests in %d part(s)"):format(n + 1, #ordinals, #the_job.iterations[n + 1].parts))
+    else
+      current = n + 1
+      log(("iteration %d: going on"):format(n + 1))
+    end
+    n = n + 1
+
+    ok, message, code = submission.run(the_job:round(n), api,
+      { poll_wait = options.poll_wait, log = log, progress = options.progress })
+    if not ok then return nil, message, code end
+    stopped = message
+
+    ok, message, code = the_job:merge(n)
+    if not ok then return nil, message, code end
+    ok, message, code = judge(n)
+    if not ok then return nil, message, code end
+    log(("iteration %d: %d of %d valid"):format(n, book.iterations[n].valid, book.iterations[n].submitted))
+  end
+
+  local totals
+  totals, message, code = book:write_final()
+  if not totals then return nil, message, code end
+  return { requests = book.index.count, valid = totals.valid, given_up = totals.given_up, left = totals.left,
+    iterations = n, stop_reason = stopped and stopped.message, table = book:table() }
+end
+
+return loop
