@@ -169,28 +169,36 @@ static int fs_read(lua_State *L) {
     return 1;
 }
 
-static int write_file(const char *part, const char *path, const char *text, size_t length) {
-    int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (fd < 0) return errno;
-    int error = os_write_all(fd, text, length);
-    if (!error && fsync(fd) != 0) error = errno;
+static int write_file(const char *part, const char *path, const char *text, size_t length,
+                      bool durable) {
+    int fd;
+    int error = os_create(part, &fd);
+    if (error) return error;
+    error = os_write_all(fd, text, length);
+    if (!error && durable && fsync(fd) != 0) error = errno;
     if (close(fd) != 0 && !error && errno != EINTR) error = errno; /* NFS says ENOSPC here */
     if (!error && rename(part, path) != 0) error = errno;
     if (error) {
         unlink(part);
         return error;
     }
-    return os_sync_parent(path);
+    return durable ? os_sync_parent(path) : 0;
 }
 
-/* fs.write(path, text) -> true | nil, message, CODE. The file appears under its name complete and
- * on disk, or not at all; it is written as path .. ".part". A link is replaced, not followed. */
+/* fs.write(path, text [, "later"]) -> true | nil, message, CODE. The file appears under its name
+ * complete and on disk, or not at all; until then it is path .. ".part" (see os_part_name). A link
+ * is replaced, not followed. "later" leaves it to an fs.sync, or an fs.rename of it, to put it on
+ * disk: after a power cut before that, the file may be missing, or empty. */
 static int fs_write(lua_State *L) {
+    static const char *const options[] = {"", "later", NULL};
     const char *path = obatch_check_path(L, 1);
     size_t length;
     const char *text = luaL_checklstring(L, 2, &length);
-    const char *part = lua_pushfstring(L, "%s.part", path);
-    return result(L, "write", path, write_file(part, path, text, length));
+    bool durable = luaL_checkoption(L, 3, "", options) == 0;
+    char *part = lua_newuserdatauv(L, strlen(path) + OS_PART_ROOM, 0);
+    os_part_name(path, part);
+    int error = write_file(part, path, text, length, durable);
+    return result(L, "write", error == EEXIST ? part : path, error);
 }
 
 /* Makes the content of a file (or the names in a folder) durable. What is neither, or is not there,
@@ -361,17 +369,6 @@ static int fs_lock(lua_State *L) {
 
 /* ---- digests and chance ---- */
 
-static void push_hex(lua_State *L, const unsigned char *bytes, size_t length) {
-    static const char digits[] = "0123456789abcdef";
-    luaL_Buffer text;
-    char *out = luaL_buffinitsize(L, &text, length * 2);
-    for (size_t i = 0; i < length; i++) {
-        *out++ = digits[bytes[i] >> 4];
-        *out++ = digits[bytes[i] & 15];
-    }
-    luaL_pushresultsize(&text, length * 2);
-}
-
 static int hash_fd(int fd, EVP_MD_CTX *hash, unsigned char *digest, lua_Integer *length) {
     unsigned char bytes[CHUNK];
     *length = 0;
@@ -399,7 +396,7 @@ static int fs_sha256(lua_State *L) {
     EVP_MD_CTX_free(hash);
     close(fd);
     if (error) return fs_fail(L, "read", path, error);
-    push_hex(L, digest, 32);
+    obatch_push_hex(L, digest, 32);
     lua_pushinteger(L, length);
     return 2;
 }
@@ -411,7 +408,7 @@ static int fs_sha256_text(lua_State *L) {
     unsigned char digest[EVP_MAX_MD_SIZE];
     if (!EVP_Digest(text, length, digest, NULL, EVP_sha256(), NULL))
         return luaL_error(L, "SHA-256 failed: not enough memory");
-    push_hex(L, digest, 32);
+    obatch_push_hex(L, digest, 32);
     return 1;
 }
 
@@ -422,7 +419,7 @@ static int fs_random(lua_State *L) {
     unsigned char bytes[256]; /* getrandom() never cuts these short */
     while (getrandom(bytes, (size_t)n, 0) != n)
         if (errno != EINTR) return luaL_error(L, "getrandom: %s", strerror(errno));
-    push_hex(L, bytes, (size_t)n);
+    obatch_push_hex(L, bytes, (size_t)n);
     return 1;
 }
 

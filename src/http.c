@@ -6,7 +6,8 @@
  *   client:start{
  *       method="GET", url=, headers={Name="value"}, tag=anything,
  *       body=text | body_file=path | form={ {name=, value=} | {name=, file=, filename=, type=} },
- *       to_file=path,    takes the body of a 2xx answer; nothing else ever touches that file
+ *       to_file=path,    takes the body of a 2xx answer; nothing else ever touches that file.
+ *                        A link is replaced, not followed
  *       fresh=bool,      a new connection, and never sent twice; the default for POST and PATCH
  *       follow=5,        redirects, of GET and HEAD only; another origin gets none of the headers
  *       timeout=none     for the whole transfer }      transfer | nil, message, CODE

@@ -245,6 +245,47 @@ static int encode(lua_State *L) {
     return 1;
 }
 
+/* ---- from text to text ---- */
+
+static void new_line(lua_State *L, struct json_out *out, int level) {
+    static const char spaces[] = "                                ";
+    json_out_add(L, out, "\n", 1);
+    for (size_t left = 2 * (size_t)level, step; left > 0; left -= step) {
+        step = left < sizeof spaces - 1 ? left : sizeof spaces - 1;
+        json_out_add(L, out, spaces, step);
+    }
+}
+
+/* pretty(text) -> the same text on many lines, two spaces a level and no newline at its end: every
+ * scalar and key keeps its own bytes and its place, duplicate keys too. */
+static int pretty(lua_State *L) {
+    size_t length;
+    const char *text = luaL_checklstring(L, 1, &length);
+    struct json_error error;
+    if (!json_check(text, length, false, &error)) return fail_at(L, &error);
+    struct json_out *out = new_out(L);
+    struct json_reader reader;
+    struct json_value token;
+    json_open(&reader, text, length);
+    enum json_type before = JSON_ABSENT;
+    while (json_next(&reader, &token) != JSON_ABSENT) {
+        bool opens = token.type == JSON_ARRAY || token.type == JSON_OBJECT;
+        bool first = before == JSON_ARRAY || before == JSON_OBJECT;
+        if (before == JSON_KEY) {
+            json_out_add(L, out, ": ", 2);
+        } else if (token.type == JSON_CLOSE) {
+            if (!first) new_line(L, out, reader.depth);
+        } else if (before != JSON_ABSENT) {
+            if (!first) json_out_add(L, out, ",", 1);
+            new_line(L, out, reader.depth - opens);
+        }
+        json_out_add(L, out, token.at, token.length);
+        before = token.type;
+    }
+    push_out(L, out);
+    return 1;
+}
+
 /* ---- splicing ---- */
 
 /* The value in argument 3, without the space around it; raises unless it is strict JSON. *depth is
@@ -370,7 +411,8 @@ static int name_null(lua_State *L) {
 static const luaL_Reg functions[] = {
     {"array", array},   {"check", check}, {"decode", decode},
     {"encode", encode}, {"get", get},     {"is_array", is_array_value},
-    {"raw", raw},       {"set", set},     {NULL, NULL},
+    {"pretty", pretty}, {"raw", raw},     {"set", set},
+    {NULL, NULL},
 };
 
 int luaopen_obatch_json(lua_State *L) {

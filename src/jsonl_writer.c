@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <openssl/evp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,16 +15,21 @@
 #define WRITER "obatch.jsonl.writer"
 #define IMAGE "obatch.jsonl.image"
 
+enum { SHA256_LENGTH = 32 };
+
 struct image {
     const char *mime;
-    uint64_t size;
+    struct stat status; /* as it was when it was looked at first */
+    bool written;
+    unsigned char sha256[SHA256_LENGTH]; /* once written: of the bytes that went into the line */
     char path[];
 };
 
 /* Where an image belongs in the text of a line. */
 struct insert {
     size_t at;
-    const struct image *image;
+    struct image *image;
+    unsigned char sha256[SHA256_LENGTH];
 };
 
 struct writer {
@@ -33,13 +37,14 @@ struct writer {
     int broken; /* the errno of the first write that failed; nothing can follow it */
     lua_Integer lines, bytes, max_lines, max_bytes;
     EVP_MD_CTX *sha, *sha_before; /* before: as it was at the end of the last whole line */
+    EVP_MD_CTX *sha_image;
     char *buffer;
     size_t buffered;
     struct json_out text; /* the line being composed by put() */
     struct insert *inserts;
     size_t insert_count, insert_capacity;
-    size_t path_length;
-    char part[]; /* "<path>.part" */
+    char *part; /* where it is written; behind path, in the same memory */
+    char path[];
 };
 
 /* ---- bytes to the file; these return 0 or an errno ---- */
@@ -85,28 +90,28 @@ static const char *image_mime(const char *head, size_t length) {
 }
 
 /* image(path) -> what put() writes as "data:<type>;base64,...", or nil, message, "NOT_IMAGE" or an
- * errno name. The file is read when the line is written, and must not have changed its size. */
+ * errno name. The file is read when the line is written, and must then still be the same file, with
+ * the same size and time of change. */
 int jsonl_image(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
     size_t length = strlen(path);
     struct image *image = lua_newuserdatauv(L, sizeof *image + length + 1, 0);
+    *image = (struct image){0};
     memcpy(image->path, path, length + 1);
     luaL_setmetatable(L, IMAGE);
 
-    struct stat status = {0};
     char head[16];
     ptrdiff_t n = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us */
-    int error = fd < 0 || fstat(fd, &status) != 0 ? errno : 0;
-    if (!error && S_ISDIR(status.st_mode)) error = EISDIR;
-    if (!error && S_ISREG(status.st_mode)) {
+    int error = fd < 0 || fstat(fd, &image->status) != 0 ? errno : 0;
+    if (!error && S_ISDIR(image->status.st_mode)) error = EISDIR;
+    if (!error && S_ISREG(image->status.st_mode)) {
         n = lines_pread(fd, head, sizeof head, 0);
         if (n < 0) error = errno;
     }
     if (fd >= 0) close(fd);
     if (error) return obatch_fail_errno(L, path, error);
     image->mime = image_mime(head, (size_t)n);
-    image->size = (uint64_t)status.st_size;
     if (!image->mime)
         return obatch_fail(
             L, "NOT_IMAGE",
@@ -117,35 +122,83 @@ int jsonl_image(lua_State *L) {
 
 static int name_image(lua_State *L) {
     const struct image *image = luaL_checkudata(L, 1, IMAGE);
-    lua_pushfstring(L, "%s (%s, %I bytes)", image->path, image->mime, (lua_Integer)image->size);
+    lua_pushfstring(L, "%s (%s, %I bytes)", image->path, image->mime,
+                    (lua_Integer)image->status.st_size);
     return 1;
 }
 
-/* Streams an image as base64. 0, or an errno: of the image (ESTALE when it is not the size it was)
- * or of the writer, which is then broken. */
-static int emit_image(struct writer *writer, const struct image *image) {
+/* image:bytes() -> the size of the file */
+static int image_bytes(lua_State *L) {
+    const struct image *image = luaL_checkudata(L, 1, IMAGE);
+    lua_pushinteger(L, (lua_Integer)image->status.st_size);
+    return 1;
+}
+
+/* image:mime() -> such as "image/png", by the first bytes */
+static int image_type(lua_State *L) {
+    const struct image *image = luaL_checkudata(L, 1, IMAGE);
+    lua_pushstring(L, image->mime);
+    return 1;
+}
+
+/* image:sha256() -> 64 hex digits of the bytes that the last successful put() wrote; nil before */
+static int image_sha256(lua_State *L) {
+    const struct image *image = luaL_checkudata(L, 1, IMAGE);
+    if (image->written) {
+        obatch_push_hex(L, image->sha256, sizeof image->sha256);
+    } else {
+        lua_pushnil(L);
+    }
+    return 1;
+}
+
+static bool is_same(const struct image *image, const struct stat *now) {
+    const struct stat *then = &image->status;
+    return now->st_dev == then->st_dev && now->st_ino == then->st_ino &&
+           now->st_size == then->st_size && now->st_mtim.tv_sec == then->st_mtim.tv_sec &&
+           now->st_mtim.tv_nsec == then->st_mtim.tv_nsec;
+}
+
+/* The bytes of an open image, as base64 and into sha_image. */
+static int emit_base64(struct writer *writer, int fd, uint64_t size) {
     enum { STEP = 3 * 8192 };
     char bytes[STEP], text[STEP / 3 * 4 + 1];
-    int error = 0, fd = open(image->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return errno;
+    if (EVP_DigestInit_ex(writer->sha_image, EVP_sha256(), NULL) != 1) return ENOMEM;
     uint64_t done = 0;
-    while (!error) {
+    for (;;) {
         ptrdiff_t n = lines_pread(fd, bytes, sizeof bytes, done);
-        if (n < 0) error = errno;
-        if (n <= 0) break;
+        if (n < 0) return errno;
+        if (n == 0) return done == size ? 0 : ESTALE;
         done += (uint64_t)n;
-        if (done > image->size) break;
+        if (done > size) return ESTALE;
+        if (EVP_DigestUpdate(writer->sha_image, bytes, (size_t)n) != 1) return EIO;
         int length = EVP_EncodeBlock((unsigned char *)text, (unsigned char *)bytes, (int)n);
-        error = emit(writer, text, (size_t)length);
+        int error = emit(writer, text, (size_t)length);
+        if (error) return error;
     }
+}
+
+/* Streams an image. 0, or an errno: of the image (ESTALE when it is not what it was) or of the
+ * writer, which is then broken. It is looked at again before and after, and by its name in the end,
+ * which may meanwhile have been given to another file. */
+static int emit_image(struct writer *writer, struct insert *insert) {
+    const struct image *image = insert->image;
+    struct stat now;
+    int fd = open(image->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return errno;
+    int error = fstat(fd, &now) != 0 ? errno : is_same(image, &now) ? 0 : ESTALE;
+    if (!error) error = emit_base64(writer, fd, (uint64_t)now.st_size);
     close(fd);
-    return error ? error : done != image->size ? ESTALE : 0;
+    if (error) return error;
+    if (stat(image->path, &now) != 0) return errno;
+    if (!is_same(image, &now)) return ESTALE;
+    return EVP_DigestFinal_ex(writer->sha_image, insert->sha256, NULL) == 1 ? 0 : EIO;
 }
 
 /* Stands in for an image in the composed text; see json_foreign. */
 static bool insert_image(lua_State *L, int index, struct json_out *out, void *context) {
     struct writer *writer = context;
-    const struct image *image = luaL_testudata(L, index, IMAGE);
+    struct image *image = luaL_testudata(L, index, IMAGE);
     if (!image) return false;
     if (writer->insert_count == writer->insert_capacity) {
         size_t capacity = writer->insert_capacity ? writer->insert_capacity * 2 : 16;
@@ -157,7 +210,8 @@ static bool insert_image(lua_State *L, int index, struct json_out *out, void *co
     json_out_add(L, out, "\"data:", 6);
     json_out_add(L, out, image->mime, strlen(image->mime));
     json_out_add(L, out, ";base64,\"", 9);
-    writer->inserts[writer->insert_count++] = (struct insert){out->length - 1, image};
+    writer->inserts[writer->insert_count++] =
+        (struct insert){.at = out->length - 1, .image = image};
     return true;
 }
 
@@ -172,10 +226,11 @@ static int close_writer(lua_State *L) {
     writer->fd = -1;
     EVP_MD_CTX_free(writer->sha);
     EVP_MD_CTX_free(writer->sha_before);
+    EVP_MD_CTX_free(writer->sha_image);
     free(writer->buffer);
     free(writer->text.data);
     free(writer->inserts);
-    writer->sha = writer->sha_before = NULL;
+    writer->sha = writer->sha_before = writer->sha_image = NULL;
     writer->buffer = NULL;
     writer->text = (struct json_out){0};
     writer->inserts = NULL;
@@ -193,25 +248,23 @@ int jsonl_create(lua_State *L) {
         max_lines = options_integer(L, 2, "max_lines", max_lines, 1, LUA_MAXINTEGER);
         max_bytes = options_integer(L, 2, "max_bytes", max_bytes, 1, LUA_MAXINTEGER);
     }
-    struct writer *writer = lua_newuserdatauv(L, sizeof *writer + length + sizeof ".part", 0);
+    size_t room = (length + 1) + (length + OS_PART_ROOM);
+    struct writer *writer = lua_newuserdatauv(L, sizeof *writer + room, 0);
     *writer = (struct writer){.fd = -1, .max_lines = max_lines, .max_bytes = max_bytes};
-    writer->path_length = length;
-    memcpy(writer->part, path, length);
-    memcpy(writer->part + length, ".part", sizeof ".part");
+    memcpy(writer->path, path, length + 1);
+    writer->part = writer->path + length + 1;
+    os_part_name(path, writer->part);
     luaL_setmetatable(L, WRITER);
 
     writer->buffer = malloc(JSONL_BLOCK);
     writer->sha = EVP_MD_CTX_new();
     writer->sha_before = EVP_MD_CTX_new();
-    if (!writer->buffer || !writer->sha || !writer->sha_before ||
+    writer->sha_image = EVP_MD_CTX_new();
+    if (!writer->buffer || !writer->sha || !writer->sha_before || !writer->sha_image ||
         EVP_DigestInit_ex(writer->sha, EVP_sha256(), NULL) != 1)
         return luaL_error(L, "not enough memory");
-    writer->fd = open(writer->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (writer->fd < 0) {
-        int error = errno;
-        return obatch_fail_errno(L, writer->part, error);
-    }
-    return 1;
+    int error = os_create(writer->part, &writer->fd);
+    return error ? obatch_fail_errno(L, writer->part, error) : 1;
 }
 
 static struct writer *check_writer(lua_State *L) {
@@ -223,15 +276,14 @@ static struct writer *check_writer(lua_State *L) {
 /* Is there room for a line of `size` bytes, its newline included? 0, or the number of results. */
 static int refuse_line(lua_State *L, const struct writer *writer, lua_Integer size) {
     if (writer->broken) return obatch_fail_errno(L, writer->part, writer->broken);
-    lua_pushlstring(L, writer->part, writer->path_length);
-    const char *path = lua_tostring(L, -1);
     if (size > writer->max_bytes) {
-        lua_pushfstring(L, "%s: a line of %I bytes; a file may have %I", path, size,
+        lua_pushfstring(L, "%s: a line of %I bytes; a file may have %I", writer->path, size,
                         writer->max_bytes);
         return obatch_fail(L, "TOO_BIG", lua_tostring(L, -1));
     }
     if (writer->lines >= writer->max_lines || size > writer->max_bytes - writer->bytes) {
-        lua_pushfstring(L, "%s is full: %I lines, %I bytes", path, writer->lines, writer->bytes);
+        lua_pushfstring(L, "%s is full: %I lines, %I bytes", writer->path, writer->lines,
+                        writer->bytes);
         return obatch_fail(L, "FULL", lua_tostring(L, -1));
     }
     return 0;
@@ -275,7 +327,8 @@ static int take_back(lua_State *L, struct writer *writer, const struct image *im
 }
 
 /* put(value): the same with the JSON text of a value, which may have images in it. "CHANGED" when
- * one is not what it was; the file then ends with the line before. */
+ * one is not what it was; the file then ends with the line before. After a success each of them
+ * knows the SHA-256 of what was written of it. */
 static int writer_put(lua_State *L) {
     struct writer *writer = check_writer(L);
     struct json_out *text = &writer->text;
@@ -285,7 +338,7 @@ static int writer_put(lua_State *L) {
     json_lua_encode(L, 2, text, insert_image, writer);
     lua_Integer size = (lua_Integer)text->length + 1;
     for (size_t i = 0; i < writer->insert_count; i++)
-        size += (lua_Integer)((writer->inserts[i].image->size + 2) / 3 * 4);
+        size += ((lua_Integer)writer->inserts[i].image->status.st_size + 2) / 3 * 4;
     int results = refuse_line(L, writer, size);
     if (results) return results;
 
@@ -295,43 +348,43 @@ static int writer_put(lua_State *L) {
     }
     size_t done = 0;
     for (size_t i = 0; i < writer->insert_count && !writer->broken; i++) {
-        const struct insert *insert = &writer->inserts[i];
+        struct insert *insert = &writer->inserts[i];
         emit(writer, text->data + done, insert->at - done);
         done = insert->at;
-        int error = writer->broken ? 0 : emit_image(writer, insert->image);
+        int error = writer->broken ? 0 : emit_image(writer, insert);
         if (error && !writer->broken) return take_back(L, writer, insert->image, error);
     }
     if (!writer->broken && !emit(writer, text->data + done, text->length - done))
         emit(writer, "\n", 1);
+    for (size_t i = 0; i < writer->insert_count && !writer->broken; i++) {
+        struct image *image = writer->inserts[i].image;
+        image->written = true;
+        memcpy(image->sha256, writer->inserts[i].sha256, sizeof image->sha256);
+    }
     return line_done(L, writer, size);
 }
 
 /* commit() -> { lines =, bytes =, sha256 = hex }; the file has its name, durably. */
 static int writer_commit(lua_State *L) {
     struct writer *writer = check_writer(L);
-    lua_pushlstring(L, writer->part, writer->path_length);
-    const char *path = lua_tostring(L, -1);
     int error = flush(writer);
     if (!error && fsync(writer->fd) != 0) error = writer->broken = errno;
-    if (!error && rename(writer->part, path) != 0) error = errno;
-    if (error) return obatch_fail_errno(L, path, error);
+    if (!error && rename(writer->part, writer->path) != 0) error = errno;
+    if (error) return obatch_fail_errno(L, writer->path, error);
     close(writer->fd);
     writer->fd = -1;
-    error = os_sync_parent(path);
+    error = os_sync_parent(writer->path);
 
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned digest_length = 0;
-    char hex[2 * EVP_MAX_MD_SIZE + 1];
-    if (!error && EVP_DigestFinal_ex(writer->sha, digest, &digest_length) != 1) error = EIO;
-    for (unsigned i = 0; i < digest_length; i++) snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    unsigned char digest[SHA256_LENGTH];
+    if (!error && EVP_DigestFinal_ex(writer->sha, digest, NULL) != 1) error = EIO;
     close_writer(L);
-    if (error) return obatch_fail_errno(L, path, error);
+    if (error) return obatch_fail_errno(L, writer->path, error);
     lua_createtable(L, 0, 3);
     lua_pushinteger(L, writer->lines);
     lua_setfield(L, -2, "lines");
     lua_pushinteger(L, writer->bytes);
     lua_setfield(L, -2, "bytes");
-    lua_pushlstring(L, hex, 2 * digest_length);
+    obatch_push_hex(L, digest, sizeof digest);
     lua_setfield(L, -2, "sha256");
     return 1;
 }
@@ -356,8 +409,8 @@ static const luaL_Reg methods[] = {
 };
 
 static const luaL_Reg image_methods[] = {
-    {"__tostring", name_image},
-    {NULL, NULL},
+    {"bytes", image_bytes},     {"mime", image_type}, {"sha256", image_sha256},
+    {"__tostring", name_image}, {NULL, NULL},
 };
 
 void jsonl_open_writer(lua_State *L) {
@@ -368,5 +421,7 @@ void jsonl_open_writer(lua_State *L) {
     lua_setfield(L, -2, "__index");
     luaL_newmetatable(L, IMAGE);
     luaL_setfuncs(L, image_methods, 0);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -2, "__index");
     lua_pop(L, 2);
 }

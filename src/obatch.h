@@ -48,6 +48,18 @@ static inline int obatch_fail_errno(lua_State *L, const char *what, int error) {
     return 3;
 }
 
+/* Pushes bytes as twice as many hex digits. */
+static inline void obatch_push_hex(lua_State *L, const unsigned char *bytes, size_t length) {
+    static const char digits[] = "0123456789abcdef";
+    luaL_Buffer text;
+    char *out = luaL_buffinitsize(L, &text, length * 2);
+    for (size_t i = 0; i < length; i++) {
+        *out++ = digits[bytes[i] >> 4];
+        *out++ = digits[bytes[i] & 15];
+    }
+    luaL_pushresultsize(&text, length * 2);
+}
+
 /* The argument, which must be a string that can name a file: what follows a NUL byte would silently
  * be left out, and another file would be meant. */
 static inline const char *obatch_check_path(lua_State *L, int arg) {

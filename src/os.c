@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,4 +54,27 @@ int os_sync_parent(const char *path) {
     int error = fsync(fd) == 0 ? 0 : errno;
     close(fd);
     return error == EINVAL || error == ENOTSUP ? 0 : error;
+}
+
+void os_part_name(const char *path, char *part) {
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    size_t keep = strlen(name), most = NAME_MAX - (sizeof ".part" - 1);
+    if (keep > most && keep <= NAME_MAX) { /* a longer one is no name at all; open() will say so */
+        keep = most;
+        /* Not inside a UTF-8 character: some file systems take no other names. */
+        for (int i = 0; i < 3 && ((unsigned char)name[keep] & 0xC0) == 0x80; i++) keep--;
+    }
+    size_t length = (size_t)(name - path) + keep;
+    memcpy(part, path, length);
+    memcpy(part + length, ".part", sizeof ".part");
+}
+
+int os_create(const char *path, int *fd) {
+    struct stat info;
+    if (lstat(path, &info) == 0 && (S_ISREG(info.st_mode) || S_ISLNK(info.st_mode)) &&
+        unlink(path) != 0 && errno != ENOENT)
+        return errno;
+    *fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    return *fd < 0 ? errno : 0;
 }

@@ -178,9 +178,13 @@ static size_t on_header(char *line, size_t size, size_t count, void *user) {
 
 static bool open_out(Transfer *t) {
     if (t->out >= 0) return true;
-    t->out = open(t->to_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (t->out < 0) fail_errno(t, t->to_file, errno);
-    return t->out >= 0;
+    int error = os_create(t->to_file, &t->out);
+    if (error == EEXIST) { /* a device takes it as it is */
+        t->out = open(t->to_file, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+        error = t->out < 0 ? errno : 0;
+    }
+    if (error) fail_errno(t, t->to_file, error);
+    return !error;
 }
 
 static size_t on_body(char *data, size_t size, size_t count, void *user) {

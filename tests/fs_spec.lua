@@ -234,6 +234,67 @@ describe("fs", function()
       assert.equal("new", fs.read(dir.path .. "/f"))
       assert.same({ "f" }, fs.list(dir.path))
     end)
+
+    it("a write goes through no link that lies in its way, whether it is symbolic or hard", function()
+      for _, link in ipairs { "ln -s", "ln" } do
+        for _, name in ipairs { "f", "f.part" } do
+          for _, when in ipairs { "", "later" } do
+            support.write(dir.path .. "/victim", "precious")
+            os.execute(("cd %s && rm -f f f.part && %s victim %s"):format(dir.path, link, name))
+            assert.is_true(fs.write(dir.path .. "/f", "new", when))
+            assert.equal("precious", fs.read(dir.path .. "/victim"))
+            assert.equal("new", fs.read(dir.path .. "/f"))
+            assert.equal("file", fs.lstat(dir.path .. "/f").type)
+            assert.same({ "f", "victim" }, fs.list(dir.path))
+          end
+        end
+      end
+    end)
+
+    it("a write says what is in the way of its .part", function()
+      assert(fs.mkdir(dir.path .. "/f.part"))
+      assert.same({ n = 3, nil, ("cannot write %s/f.part: File exists"):format(dir.path), "EEXIST" },
+        table.pack(fs.write(dir.path .. "/f", "x")))
+    end)
+
+    it("a write to the longest name works, and cuts no character of it for the .part", function()
+      local longest = {
+        [("x"):rep(255)] = ("x"):rep(250),
+        [("x"):rep(251)] = ("x"):rep(250),
+        [("x"):rep(250)] = ("x"):rep(250),
+        [("x"):rep(249)] = ("x"):rep(249),
+        [("é"):rep(127)] = ("é"):rep(125),
+        ["x" .. ("é"):rep(127)] = "x" .. ("é"):rep(124),
+        [("x"):rep(247) .. "😀yyyy"] = ("x"):rep(247),
+        [("\x80"):rep(255)] = ("\x80"):rep(247),
+      }
+      for name, kept in pairs(longest) do
+        local path = dir.path .. "/" .. name
+        assert(fs.mkdir(dir.path .. "/" .. kept .. ".part")) -- so that the message names it
+        local _, message = fs.write(path, "x")
+        assert.equal(("cannot write %s/%s.part: File exists"):format(dir.path, kept), message)
+        assert(fs.remove(dir.path .. "/" .. kept .. ".part"))
+        assert.is_true(fs.write(path, name))
+        assert.is_true(fs.write(path, name .. "!"))
+        assert.equal(name .. "!", fs.read(path))
+        assert.same({ name }, fs.list(dir.path))
+        assert(fs.remove(path))
+      end
+      assert.equal("ENAMETOOLONG", select(3, fs.write(dir.path .. "/" .. ("x"):rep(256), "")))
+      assert.same({}, fs.list(dir.path))
+    end)
+
+    it("a write that may be durable later is as atomic, and no other word is taken for it", function()
+      assert.is_true(fs.write(dir.path .. "/f", "old", "later"))
+      assert.equal("old", fs.read(dir.path .. "/f"))
+      local code, out = run(dir.path, 'print(fs.write(dir .. "/f", ("x"):rep(100000), "later"))', "ulimit -f 8")
+      assert.equal(0, code)
+      assert.equal(("nil\tcannot write %s/f: File too large\tEFBIG\n"):format(dir.path), out)
+      assert.equal("old", fs.read(dir.path .. "/f"))
+      assert.has_error(function() fs.write(dir.path .. "/f", "new", "latr") end)
+      assert.equal("old", fs.read(dir.path .. "/f"))
+      assert.same({ "f", "script.lua" }, fs.list(dir.path))
+    end)
   end)
 
   describe("rename and remove", function()

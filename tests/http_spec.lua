@@ -359,11 +359,24 @@ describe("to_file", function()
     assert.equal("kept", support.read(path))
   end)
 
+  it("goes through no link, whether it is symbolic or hard", function()
+    local client <close> = http.client()
+    local path, victim = folder.path .. "/linked", folder.path .. "/victim"
+    support.write(victim, "precious")
+    for _, link in ipairs { "ln -s", "ln" } do
+      assert(os.execute(("rm -f %s && %s %s %s"):format(path, link, victim, path)))
+      assert(client:request { url = url "ok", to_file = path })
+      assert.equal("hello", support.read(path))
+      assert.equal("precious", support.read(victim))
+    end
+  end)
+
   it("fails with the file's name and the system's code when it cannot be written", function()
     local client <close> = http.client()
     local code, message = failure(client, { url = url "ok", to_file = "/dev/full" })
     assert.equal("ENOSPC", code)
     assert.match("^/dev/full: ", message)
+    assert.equal("EISDIR", (failure(client, { url = url "ok", to_file = folder.path })))
     assert.equal("ENOENT", (failure(client, { url = url "ok", to_file = folder.path .. "/no/such" })))
     assert.equal("ENOENT", (failure(client, { url = url "empty", to_file = folder.path .. "/no/such" })))
   end)

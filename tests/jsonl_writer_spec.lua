@@ -99,28 +99,58 @@ describe("jsonl.create", function()
     assert.same({ "a" }, fs.list(dir.path))
   end)
 
-  it("says that the disk is full, and gives no file a name", function()
-    for _, line in ipairs { "short", ("x"):rep(BLOCK + 1) } do
+  it("says that there is no room, and gives no file a name", function()
+    for _, length in ipairs { 50000, BLOCK + 1 } do -- what is buffered fails with commit
       for _, method in ipairs { "raw", "put" } do
         local dir <close> = support.tmpdir()
-        assert(os.execute(("ln -s /dev/full %s/a.part"):format(dir.path)))
-        local writer = assert(jsonl.create(dir.path .. "/a"))
-        local good, message, code = writer[method](writer, line)
-        if #line > BLOCK then
-          assert.is_nil(good)
-          assert.equal(dir.path .. "/a.part: No space left on device", message)
-          assert.equal("ENOSPC", code)
-          assert.equal("ENOSPC", refusal(writer:raw "after"))
-          assert.equal(0, writer.lines)
-        end
-        good, message, code = writer:commit()
-        assert.is_nil(good)
-        assert.equal(dir.path .. "/a: No space left on device", message)
-        assert.equal("ENOSPC", code)
-        writer:close()
-        assert.same({}, fs.list(dir.path))
+        support.write(dir.path .. "/script.lua", [[
+          local folder, method, length = ...
+          require "obatch.fs" -- SIGXFSZ no longer kills
+          local writer = assert(require "obatch.jsonl".create(folder .. "/a"))
+          print(writer[method](writer, ("x"):rep(tonumber(length))))
+          print(writer:raw "after")
+          print(writer.lines, writer:commit())
+          writer:close()
+        ]])
+        local code, out, complaint = support.shell(("ulimit -f 8; %s run %s %s %s %d"):format(
+          support.quote(support.binary), dir.path .. "/script.lua", dir.path, method, length))
+        assert.same({ 0, "" }, { code, complaint })
+        local at_once = ("nil\t%s/a.part: File too large\tEFBIG\n"):format(dir.path)
+        local in_the_end = ("nil\t%s/a: File too large\tEFBIG\n"):format(dir.path)
+        assert.equal(length > BLOCK and at_once .. at_once .. "0\t" .. in_the_end
+          or "true\ntrue\n2\t" .. in_the_end, out)
+        assert.same({ "script.lua" }, fs.list(dir.path))
       end
     end
+  end)
+
+  it("goes through no link that lies in its way, whether it is symbolic or hard", function()
+    for _, link in ipairs { "ln -s", "ln" } do
+      for _, name in ipairs { "a", "a.part" } do
+        local dir <close> = support.tmpdir()
+        support.write(dir.path .. "/victim", "precious")
+        assert(os.execute(("cd %s && %s victim %s"):format(dir.path, link, name)))
+        local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+        assert.is_true(writer:raw "new")
+        assert(writer:commit())
+        assert.equal("precious", support.read(dir.path .. "/victim"))
+        assert.equal("new\n", support.read(dir.path .. "/a"))
+        assert.equal("file", fs.lstat(dir.path .. "/a").type)
+      end
+    end
+  end)
+
+  it("can give a file the longest name there is, and cuts no character of it before", function()
+    local dir <close> = support.tmpdir()
+    local name = "x" .. ("é"):rep(127)
+    local writer <close> = assert(jsonl.create(dir.path .. "/" .. name, { max_lines = 1 }))
+    assert.same({ "x" .. ("é"):rep(124) .. ".part" }, fs.list(dir.path))
+    assert.is_true(writer:raw "1")
+    assert.equal(dir.path .. "/" .. name .. " is full: 1 lines, 2 bytes", select(2, writer:raw "2"))
+    assert(writer:commit())
+    assert.same({ name }, fs.list(dir.path))
+    assert.equal("1\n", support.read(dir.path .. "/" .. name))
+    assert.equal("ENAMETOOLONG", refusal(jsonl.create(dir.path .. "/" .. name .. "x"))) -- now, not with commit
   end)
 
   it("says what cannot be created or renamed", function()
@@ -236,6 +266,81 @@ describe("jsonl.image", function()
       assert.equal("before\nafter\n", support.read(dir.path .. "/a"))
       assert.same({ lines = 2, bytes = 13, sha256 = fs.sha256(dir.path .. "/a") }, result)
     end
+  end)
+
+  it("has changed when it is another file or was written again, though its size is the same", function()
+    for _, damage in ipairs { "touch -d @1700000000.000000001 i", "cp -p i new && mv new i", "rm i && ln -s new i" } do
+      local dir <close> = support.tmpdir()
+      support.write(dir.path .. "/i", png .. bytes(500000))
+      assert(os.execute(("cd %s && touch -d @1700000000 i && cp -p i new"):format(dir.path)))
+      local image = assert(jsonl.image(dir.path .. "/i"))
+      local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+      assert(os.execute(("cd %s && %s"):format(dir.path, damage)))
+      assert.same({ n = 3, nil, dir.path .. "/i has changed while it was used", "CHANGED" },
+        table.pack(writer:put { image }))
+      assert.is_nil(image:sha256())
+      assert.is_true(writer:put { assert(jsonl.image(dir.path .. "/i")) })
+    end
+  end)
+
+  it("has changed when its name is now that of something that is no file", function()
+    for _, damage in ipairs { "mkdir i", "mkfifo i" } do
+      local dir <close> = support.tmpdir()
+      support.write(dir.path .. "/i", png)
+      local image = assert(jsonl.image(dir.path .. "/i"))
+      local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+      assert(os.execute(("cd %s && rm i && %s"):format(dir.path, damage)))
+      assert.equal("CHANGED", select(3, writer:put { image }))
+    end
+  end)
+
+  it("has changed when that happens while it is streamed", function()
+    for _, damage in ipairs { "touch -d @1 i", "mv new i" } do
+      local dir <close> = support.tmpdir()
+      local caught = false
+      for _ = 1, 20 do -- the other process may be too late, or (see above) in time for the size alone
+        assert(os.execute(([[cd %s && { printf '\211PNG\r\n\032\n'; head -c 30000000 /dev/zero; } >i &&
+          touch -d @1700000000 i && cp -p i new]]):format(dir.path)))
+        local image = assert(jsonl.image(dir.path .. "/i"))
+        local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+        local other = assert(io.popen(([[cd %s && echo up
+          while [ $(stat -c %%s a.part) -lt 1000000 ]; do :; done; %s]]):format(dir.path, damage)))
+        assert.equal("up", other:read("l"))
+        local good, _, code = writer:put { image }
+        other:close() -- a line that was taken back may have hidden what it waits for
+        if not good then
+          assert.equal("CHANGED", code)
+          caught = true
+          break
+        end
+      end
+      assert.is_true(caught)
+    end
+  end)
+
+  it("knows its size and type, and the digest of what was written of it", function()
+    local dir <close> = support.tmpdir()
+    local first, second = png .. bytes(100000), "\xff\xd8\xff" .. bytes(7)
+    support.write(dir.path .. "/1", first)
+    support.write(dir.path .. "/2", second)
+    local one, two = assert(jsonl.image(dir.path .. "/1")), assert(jsonl.image(dir.path .. "/2"))
+    assert.same({ #first, "image/png", #second, "image/jpeg" }, { one:bytes(), one:mime(), two:bytes(), two:mime() })
+    local digests = { fs.sha256_text(first), fs.sha256_text(second) }
+
+    local full <close> = assert(jsonl.create(dir.path .. "/full", { max_lines = 1 }))
+    assert.is_true(full:raw "1")
+    assert.equal("FULL", select(3, full:put { one, two }))
+    assert.is_nil(one:sha256())
+    local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+    assert.is_true(writer:put { two, one, two })
+    assert.same(digests, { one:sha256(), two:sha256() })
+
+    -- One that changes takes the line with it, but not what is known of the lines before.
+    local again = assert(jsonl.image(dir.path .. "/1"))
+    support.write(dir.path .. "/2", second .. "!")
+    assert.equal("CHANGED", select(3, writer:put { again, two }))
+    assert.is_nil(again:sha256())
+    assert.same(digests, { one:sha256(), two:sha256() })
   end)
 
   it("is nothing json.encode knows", function()
