@@ -1,0 +1,139 @@
+--- How many tokens a request will take, and what they cost: estimates, made before anything is sent.
+-- The formulas and numbers are those of the official images guide, autumn 2026.
+
+local text = require "obatch.text"
+
+local tokens = {}
+
+--- Patches of 32 x 32 pixels. `patches` and `side` (pixels) are what an image is shrunk to at the
+--- detail "high"; `original` is the same for that detail, where the model has it, and its `most` the
+--- patches above which an image is refused. `auto` is what that detail means, "high" if not said.
+--- `times` is tokens per patch.
+local ORIGINAL_5 = { patches = 10000, side = 6000 }
+local LATEST = { patches = 2500, side = 65535, original = { side = 65535, most = 30000 }, auto = "original",
+  times = 1.2 }
+local MINI = { patches = 1536, side = 2048, times = 1.62 }
+local NANO = { patches = 1536, side = 2048, times = 2.46 }
+local PLAIN = { patches = 1536, side = 2048, times = 1 }
+
+--- Tiles of 512 x 512 pixels: `base` tokens for an image and `tile` for each tile.
+local TILES_4 = { base = 85, tile = 170 }
+local TILES_5 = { base = 70, tile = 140 }
+local TILES_O = { base = 75, tile = 150 }
+
+--- To add a model, write a line here. A model that has none counts as the longest name here that its
+--- own begins with, up to a "-": gpt-4o-2024-05-13 as gpt-4o, but gpt-5.1 not as gpt-5.
+local MODELS = {
+  ["gpt-6-astra"] = LATEST,
+  ["gpt-6-sol"] = LATEST, -- taken to be like gpt-6-astra
+  ["gpt-6-luna"] = LATEST, -- taken to be like gpt-6-astra
+  ["gpt-5.6-sol"] = LATEST,
+  ["gpt-5.6-terra"] = LATEST,
+  ["gpt-5.6-luna"] = LATEST,
+  ["gpt-5.5"] = { patches = 2500, side = 2048, original = ORIGINAL_5, auto = "original", times = 1 },
+  ["gpt-5.4"] = { patches = 2500, side = 2048, original = ORIGINAL_5, times = 1 },
+  ["gpt-5.4-mini"] = MINI,
+  ["gpt-5.4-nano"] = NANO,
+  ["gpt-5.3-codex"] = PLAIN,
+  ["gpt-5.2"] = PLAIN,
+  ["gpt-5-mini"] = MINI,
+  ["gpt-5-nano"] = NANO,
+  ["gpt-5"] = TILES_5,
+  ["gpt-4.5"] = TILES_4,
+  ["gpt-4.1"] = TILES_4,
+  ["gpt-4.1-mini"] = MINI,
+  ["gpt-4.1-nano"] = NANO,
+  ["gpt-4o"] = TILES_4,
+  ["gpt-4o-mini"] = { base = 2833, tile = 5667 },
+  ["o4-mini"] = { patches = 1536, side = 2048, times = 1.72 },
+  ["o3"] = TILES_O,
+  ["o1"] = TILES_O,
+  ["computer-use-preview"] = { base = 65, tile = 129 },
+}
+
+local DETAILS = { auto = true, low = true, high = true, original = true }
+
+--- What lies this close to a whole number is that number: a side that was shrunk to exactly 33
+--- patches must not count as 34. The short side of a strip is one, however thin it gets.
+local ROUNDING = 1e-6
+local function ceil(x) return math.max(1, math.ceil(x - ROUNDING)) end
+local function floor(x) return math.floor(x + ROUNDING) end
+
+--- The sides after the longer one was shrunk to `side` pixels.
+local function fit(width, height, side)
+  local longest = math.max(width, height)
+  if longest <= side then return width, height end
+  return width * side / longest, height * side / longest
+end
+
+local function count_patches(width, height) return ceil(width / 32) * ceil(height / 32) end
+
+--- Patches after the image was shrunk to `limit` = { side =, patches = or nil }.
+local function patches(width, height, limit)
+  width, height = fit(width, height, limit.side)
+  local count = count_patches(width, height)
+  if not limit.patches or count <= limit.patches then return count end
+  local factor = math.sqrt(1024 * limit.patches / (width * height))
+  local across, down = width * factor / 32, height * factor / 32
+  factor = factor * math.min(floor(across) / across, floor(down) / down) -- until one side is whole patches
+  return count_patches(width * factor, height * factor)
+end
+
+--- "high" for tiles: fitted in 2048 x 2048, then the shorter side shrunk to 768.
+local function tiles(width, height)
+  width, height = fit(width, height, 2048)
+  local shortest = math.min(width, height)
+  if shortest > 768 then width, height = width * 768 / shortest, height * 768 / shortest end
+  return ceil(width / 512) * ceil(height / 512)
+end
+
+local function find_model(name)
+  repeat
+    if MODELS[name] then return MODELS[name] end
+    name = name:match("^(.*)%-")
+  until not name
+end
+
+--- The tokens of an image of `width` x `height` pixels; `detail` is "auto" (also for nil), "low",
+--- "high" or "original". Or nil, message, CODE: UNKNOWN_MODEL; NO_DETAIL for "original" where the
+--- model does not have it; TOO_BIG for an image that the model refuses.
+function tokens.image(model, detail, width, height)
+  detail = detail or "auto"
+  if not DETAILS[detail] then error(("there is no detail %q"):format(detail), 2) end
+  local known = find_model(model)
+  if not known then
+    return nil, ("it is not known how %s counts the tokens of an image: add it to lua/obatch/tokens.lua"):format(
+      text.printable(model)), "UNKNOWN_MODEL"
+  end
+  if detail == "auto" then detail = known.auto or "high" end
+  if detail == "original" and not known.original then
+    return nil, ("%s does not know the detail original: use high"):format(text.printable(model)), "NO_DETAIL"
+  end
+  if known.tile then return known.base + (detail == "low" and 0 or known.tile * tiles(width, height)) end
+
+  local limit = detail == "low" and { side = 512 } or detail == "original" and known.original or known
+  local count = patches(width, height, limit)
+  if limit.most and count > limit.most then
+    return nil, ("%s refuses images of more than %d patches of 32 x 32 pixels, and %d x %d pixels are %d: "
+      .. "make the image smaller, or use the detail high"):format(
+      text.printable(model), limit.most, width, height, count), "TOO_BIG"
+  end
+  return ceil(count * known.times)
+end
+
+--- The tokens of a text, at 4 bytes each: right for English, which has 4 characters to a token, and
+--- near for languages whose letters take more bytes, and fewer to a token.
+function tokens.text(string) return (#string + 3) // 4 end
+
+--- What so many tokens cost in the Batch API, in USD, by a table like obatch.prices. Or nil and a
+--- message for a model that is not in it.
+function tokens.cost(prices, model, tokens_in, tokens_out)
+  local price = prices.models[model] or prices.models[model:gsub("%-%d%d%d%d%-%d%d%-%d%d$", "")]
+  if not price then
+    return nil, ("no price is known for %s (prices of %s): add it to lua/obatch/prices.lua"):format(
+      text.printable(model), prices.as_of)
+  end
+  return (tokens_in * price.input + tokens_out * price.output) / 1e6
+end
+
+return tokens
