@@ -52,8 +52,9 @@ local function load_model(name)
   end
   local chunk, message = loadfile(path, "t")
   if not chunk then return nil, message end
-  local model = chunk()
-  if type(model) ~= "function" then return nil, path .. ": a model returns a function(request, asked)" end
+  local model, trouble = chunk()
+  if model == nil and trouble then return nil, trouble end
+  if type(model) ~= "function" then return nil, path .. ": a model returns a function(request, asked, wait)" end
   return model
 end
 

@@ -1,8 +1,9 @@
 --- From what a model says to the line of a result file.
 --
--- A model is a function `model(request, asked)`:
+-- A model is a function `model(request, asked, wait)`:
 --   request  { custom_id =, method =, url =, body = (decoded), raw = (the line) }
 --   asked    how often this custom_id has been asked so far, this time included
+--   wait     wait(seconds), for a model that waits for something else: the sandbox goes on meanwhile
 -- It returns the answer's text, or a table with any of:
 --   content              string, or json.array of parts as some compatible servers send; absent: null
 --   refusal              string
@@ -18,7 +19,7 @@
 --   raw                  this text is the line
 -- The sandbox gives /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings and
 -- /v1/moderations their shapes; for another endpoint a model has to give `raw`. A model that raises
--- stops the sandbox.
+-- stops the sandbox. Its file returns the function | nil, message when it cannot work here.
 
 local fs = require "obatch.fs"
 local json = require "obatch.json"

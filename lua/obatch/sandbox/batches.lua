@@ -16,6 +16,10 @@ local validation = require "obatch.sandbox.validation"
 
 local WINDOW = 86400
 
+-- How many batches may wait for the model's answer at a time: each one holds a request, which may be
+-- tens of megabytes of image.
+local MOST_ASKING = 2
+
 -- How much of --batch-seconds a batch spends in each status.
 local shares = { validating = 0.2, in_progress = 0.6, finalizing = 0.2, cancelling = 0.2 }
 
@@ -31,6 +35,7 @@ local batches = {}
 function batches.open(dir, file_store, faults, options)
   local self = setmetatable({
     files = file_store, faults = faults, options = options, tasks = {}, store = store.open(dir .. "/batches"),
+    asking = 0,
   }, Batches)
   self.ledger = ledger.open(dir .. "/ledger.jsonl", function(id)
     local record = self.store:get(id)
@@ -261,6 +266,12 @@ local function spoil(answer, fault)
   return answer
 end
 
+-- What a model waits with. (A cancellation wakes the batch before its time.)
+local function wait(seconds)
+  local due = term.time() + seconds
+  while term.time() < due do coroutine.yield(due) end
+end
+
 -- Asks the model one request, and writes what becomes of its answer.
 local function run_request(self, record, results, line, custom_id)
   local object = record.object
@@ -271,7 +282,9 @@ local function run_request(self, record, results, line, custom_id)
   local answer
   if decoded then
     request.body = decoded.body
-    answer = self.options.model(request, asked)
+    self.asking = self.asking + 1
+    answer = self.options.model(request, asked, wait)
+    self.asking = self.asking - 1
     if type(answer) ~= "table" then answer = { content = answer } end
   else -- legal JSON that cannot be decoded: a lone surrogate
     answer = { status = 400, body_error = { message = "The request has a string that is not Unicode text." } }
@@ -328,9 +341,10 @@ local function run_requests(self, record, index, results)
   local expire, cancel = (fault.expire or 2) * #order, (fault.cancel or 2) * #order
   object.request_counts, object.usage = { total = #order, completed = 0, failed = 0 }, no_usage()
   for done = 0, #order - 1 do
+    local due = done < paid and 0 or began + seconds * done / #order
+    while object.status == "in_progress" and term.time() < due do coroutine.yield(due) end
+    while self.asking == MOST_ASKING do wait(0.01) end
     if done >= paid then
-      local due = began + seconds * done / #order
-      while object.status == "in_progress" and term.time() < due do coroutine.yield(due) end
       if done >= cancel and object.status == "in_progress" then self:enter(record, "cancelling") end
       if object.status == "cancelling" or done >= expire then
         return table.move(order, done + 1, #order, 1, {})
