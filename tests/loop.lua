@@ -43,6 +43,11 @@ local function write_lua(path, head, body, tail)
   support.write(path, ("%s\n%s\n%s\n"):format(head, body, tail))
 end
 
+--- Writes the model of a sandbox, of which `body` is the function's.
+function loop.write_model(path, body)
+  write_lua(path, "local json = require 'obatch.json'\nreturn function(request, asked)", body, "end")
+end
+
 local Job = {}
 Job.__index = Job
 
@@ -68,10 +73,7 @@ end
 
 function Job:__close() getmetatable(self.dir).__close(self.dir) end
 
-function Job:set_model(body)
-  local head = "local json = require 'obatch.json'\nreturn function(request, asked)"
-  write_lua(self.path .. "/model.lua", head, body, "end")
-end
+function Job:set_model(body) loop.write_model(self.path .. "/model.lua", body) end
 
 function Job:set_policy(body)
   write_lua(self.path .. "/policy.lua", "local policy = require 'obatch.policy'\npolicy.settle_seconds = 0.3", body,
@@ -312,5 +314,7 @@ function loop.check(self, paid)
   assert(self:read("given_up.jsonl") == "", "something was given up")
   return rows
 end
+
+loop.paid, loop.created, loop.records = Job.paid, Job.created, Job.records
 
 return loop

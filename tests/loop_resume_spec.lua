@@ -6,40 +6,8 @@ local support = require "support"
 
 local says = loop.says
 
---- Lets a run send itself $SIGNAL at the $AT-th place where something is made durable: before or after
---- ($WHEN) that journal event, or before that file gets its final name. "later" comes in the middle of
---- what follows.
-local SIGNAL_AT = [[
-local at, when, signal = tonumber(os.getenv("AT")), os.getenv("WHEN"), os.getenv("SIGNAL")
-local fs, journal = require "obatch.fs", require "obatch.journal"
-local function fire()
-  if when == "later" then
-    os.execute("run=$PPID; (sleep 0.2; kill -" .. signal .. " $run) >/dev/null 2>&1 &")
-  else
-    os.execute("kill -" .. signal .. " $PPID")
-  end
-end
-local count = 0
-local function wrap(act, here)
-  return function(...)
-    count = count + 1
-    if count == at and when == "before" then fire() end
-    local results = table.pack(act(...))
-    if count == at and when ~= "before" then fire() end
-    return table.unpack(results, 1, results.n)
-  end
-end
-if when == "file" then
-  when = "before"
-  fs.write, fs.rename = wrap(fs.write), wrap(fs.rename)
-elseif at then
-  local open = journal.open
-  function journal.open(path)
-    local opened, events = open(path)
-    if opened then getmetatable(opened).record = wrap(getmetatable(opened).record) end
-    return opened, events
-  end
-end]]
+--- Lets a run send itself $SIGNAL at the $AT-th place where something is made durable.
+local SIGNAL_AT = ("dofile %q"):format(support.home .. "/tests/signal_at.lua")
 
 --- A run of 6 requests in batches of 3 makes 23 events and gives 11 files their names.
 local EVENTS, FILES = 23, 11

@@ -1,0 +1,436 @@
+--- Harvesting a batch: its result lines become one JSON file each, and the texts beside the images.
+--
+-- Results are not trusted. A custom_id is only a key: where anything is written follows from the
+-- batch's record, which says what was submitted. An id that was not submitted writes nothing, under no
+-- name. Harvesting the same batch again gives the same files.
+
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
+local outcome = require "obatch.outcome"
+local part_names = require "obatch.part"
+local records = require "obatch.records"
+local sidecar = require "obatch.sidecar"
+local text = require "obatch.text"
+
+local harvest = {}
+local Harvest = {}
+Harvest.__index = Harvest
+
+--- Lines of one kind that are told of; the others are counted.
+local MAX_NOTES = 10
+
+--- An image whose time is so much older than its batch (seconds) is believed to be the one that was
+--- sent if its size is the same; a younger one is read again. Uploading may have taken a while.
+local UPLOAD_TIME = 3600
+
+--- What keeps one text from being written, and not all of them: the image is gone, its folder is a
+--- link now, its name leaves no room for ".txt", or a folder has the sidecar's name.
+local OF_ONE_IMAGE = { ENOENT = true, ENOTDIR = true, OUTSIDE = true, ELOOP = true, ENAMETOOLONG = true,
+  EISDIR = true }
+
+--- The same for a JSON result: an id that can be no file's name, or is too long even in folders.
+local OF_ONE_NAME = { NAME = true, ENAMETOOLONG = true }
+
+-- ---------------------------------------------------------------- what was submitted
+
+--- custom_id -> path of every image below a folder, by its path as given and by its absolute one. Of
+--- two that would have one id, neither is served: nobody can tell which was meant.
+local function images_below(image_dir)
+  local root, message, code = fs.absolute(image_dir)
+  if not root then return nil, message, code end
+  local paths = {}
+  local function add(path, image)
+    local id = records.custom_id(path, {})
+    if paths[id] == nil then paths[id] = image elseif paths[id] ~= image then paths[id] = false end
+  end
+  for path in fs.walk(image_dir, { ext = sidecar.EXTENSIONS }) do
+    add(path, path)
+    add(root:gsub("/$", "") .. "/" .. path:sub(#image_dir + 1):gsub("^/+", ""), path)
+  end
+  return paths
+end
+
+--- Finds the image of a batch that an earlier script submitted. Such a script kept no paths: it is an
+--- image below --image-dir, else the path that the custom_id was made from.
+local function locate(item, images, image_dir)
+  local path = images[item.custom_id]
+  if path then
+    item.path, item.image_dir = path, image_dir
+    return
+  end
+  path = item.path or item.custom_id
+  -- What is no image's name, or can be no file's, stays where it will not be found.
+  if not sidecar.parse(sidecar.text_path(path)) or path:find("\0", 1, true) then path = text.printable(path) .. "?" end
+  item.path, item.image_dir = path, path:sub(1, 1) == "/" and "/" or ""
+end
+
+--- Finds out which custom_ids may write, and where: self.items. nil, message, CODE: USAGE when only the
+--- user knows.
+function Harvest:know_items()
+  local record, items = self.record, {}
+  local named = record.image_dir ~= "" and record.image_dir or nil
+  local images = {}
+  if not named and self.image_dir then
+    local message, code
+    images, message, code = images_below(self.image_dir)
+    if not images then return nil, message, code end
+  elseif not record.items then
+    return nil, ("batch %s was submitted by an earlier script, and the service has forgotten its requests: name the "
+      .. "folder of its images with --image-dir"):format(self.part.batch_id), "USAGE"
+  end
+  for _, item in ipairs(record.items or {}) do
+    item.image_dir = item.image_dir or named
+    if not item.image_dir then locate(item, images, self.image_dir) end
+    items[item.custom_id] = item
+  end
+  if not record.items then
+    for id, path in pairs(images) do
+      items[id] = path and { custom_id = id, path = path, image_dir = self.image_dir } or nil
+    end
+  end
+  self.items = items
+  return true
+end
+
+-- ---------------------------------------------------------------- the files written
+
+--- The sidecar.folder of an item's images.
+function Harvest:folder_of(item)
+  local dir = item.image_dir
+  if not self.folders[dir] then
+    local folder, message, code = sidecar.folder(dir)
+    if not folder then
+      return nil, ("the folder of the images is not there: %s. Bring it back, or run from the folder in which upload "
+        .. "was run"):format(message), code == "ENOENT" and "NO_FOLDER" or code
+    end
+    self.folders[dir] = folder
+  end
+  return self.folders[dir]
+end
+
+--- Makes a folder below json_dir, and makes sure that it is one: a link would lead elsewhere.
+function Harvest:json_folder(relative)
+  local dir = self.json_dir .. "/" .. relative
+  if self.json_folders[relative] then return dir end
+  local ok, message, code = fs.mkdir(dir)
+  if not ok then return nil, message, code end
+  local root = assert(fs.absolute(self.json_dir))
+  if fs.absolute(dir) ~= root:gsub("/$", "") .. "/" .. relative then
+    return nil, ("%s is a link, or lies behind one: remove it"):format(text.printable(dir)), "LINK"
+  end
+  self.json_folders[relative] = true
+  return dir
+end
+
+--- batch_json_results/BATCH/CUSTOM_ID.json: the line, laid out to be read, its values untouched.
+function Harvest:write_json(item, line)
+  local name, message, code = sidecar.file_name(item.custom_id)
+  local path, ok
+  if name then
+    path = part_names.file_name(self.part.batch_id) .. "/" .. name
+    local folder
+    folder, message, code = self:json_folder(path:match("^(.*)/"))
+    if folder then
+      path = folder .. path:match("/[^/]*$")
+      ok, message, code = fs.write(path, (json.pretty(line) or line) .. "\n", "later")
+    end
+  end
+  if ok then return true end
+  if not OF_ONE_NAME[code] then return nil, message, code end
+  self.note("JSON results that cannot be written", "%s", message)
+  return true
+end
+
+--- Whether an image is another file than the one that was sent.
+function Harvest:has_changed(item)
+  local stat = item.bytes and fs.stat(item.path)
+  if not stat then return false end
+  if stat.size ~= item.bytes then return true end
+  local batch = self.record.batch
+  local created = type(batch) == "table" and tonumber(batch.created_at)
+  if not item.sha256 or created and stat.mtime < created - UPLOAD_TIME then return false end
+  return fs.sha256(item.path) ~= item.sha256
+end
+
+--- Puts a good answer beside its image. Sets found.written: "written", "same", "kept", or false with
+--- found.reason. nil, message, CODE when nothing more can be written at all.
+function Harvest:write_text(item, found)
+  local folder, message, code = self:folder_of(item)
+  if not folder then return nil, message, code end
+  local result
+  result, message, code = folder:write(item.path, found.text, self.overwrite)
+  if not result then
+    if not OF_ONE_IMAGE[code] then return nil, message, code end
+    found.written = false
+    found.reason = code == "ENOENT" and "answered, but the image is not there any more"
+      or "answered, but its text cannot be written: " .. message
+    return true
+  end
+  found.written = result
+  self.to_sync[item.image_dir] = item.path:match("^(.*/)") or "."
+  if result == "kept" then
+    self.note("other texts", "%s: another text is there and stays (--overwrite replaces it)",
+      text.printable(sidecar.text_path(item.path)))
+  end
+  if self:has_changed(item) then
+    found.changed = true
+    self.note("images that have changed", "%s has changed since it was sent; the text is that of the old image",
+      text.printable(item.path))
+  end
+  return true
+end
+
+-- ---------------------------------------------------------------- judging
+
+--- The text of a line that was judged valid, and the steps taken to get at it; nil and why it is none.
+function Harvest:text_of(record)
+  local answer, steps = outcome.answer(record.text, self.rules)
+  local page_text = self.rules.page_text
+  if not page_text then return answer, steps end
+  local value = self.rules.expect == "json" and json.decode(answer) or answer
+  local page, reason = page_text(value, { custom_id = record.custom_id, text = outcome.text(record.text) })
+  if type(page) ~= "string" then return nil, reason or "the policy's page_text() found no text in it" end
+  return page, steps
+end
+
+--- A page with nothing on it: the model was done, and wrote nothing. Where text is asked for, that is an
+--- answer, and asking again would be paid again.
+function Harvest:is_blank_page(record, result)
+  if self.rules.expect ~= "text" or result.class ~= "invalid" then return false end
+  if record.finish_reason ~= "stop" and record.state ~= "completed" then return false end
+  local answer = outcome.text(record.text)
+  return answer ~= nil and text.is_blank(answer)
+end
+
+--- Judges a line: { class=, reason=, text=, steps=, model=, tokens_in=, tokens_out= }, text for valid
+--- ones only.
+function Harvest:judge(record)
+  local found = outcome.judge(record, self.rules)
+  if self:is_blank_page(record, found) then
+    found.class, found.reason, found.text, found.steps = "valid", nil, outcome.text(record.text), {}
+  elseif found.class == "valid" then
+    found.text, found.steps = self:text_of(record)
+    if not found.text then found.class, found.reason, found.steps = "invalid", found.steps, nil end
+  end
+  if found.text and text.is_blank(found.text) then found.text, found.blank = "", true end
+  local model = json.get(record.text, "/response/body/model")
+  found.model = type(model) == "string" and text.cut(model, 200) or self.record.request and self.record.request.model
+  return found
+end
+
+--- Takes in every line of a result file: the first good answer to an id counts, else the first.
+function Harvest:take_file(path)
+  local lines, message, code = jsonl.scan(path, outcome.FIELDS, { text = true })
+  if not lines then return nil, message, code end
+  local function note(record, kind, format, ...)
+    self.counts.foreign = self.counts.foreign + 1
+    self.note(kind, "%s:%d: " .. format, text.printable(path), record.number, ...)
+  end
+  for record in lines do
+    local id = record.custom_id
+    local item = type(id) == "string" and self.items[id] or nil
+    local before = item and self.found[id]
+    if record.error then
+      self.note("lines that are not JSON", "%s; the line is left out", text.printable(record.error))
+    elseif type(id) ~= "string" then
+      note(record, "lines without a custom_id", "there is no custom_id; the line is left out")
+    elseif not item then
+      note(record, "lines for unknown custom_ids", "custom_id '%s' was not submitted with batch %s; "
+        .. "nothing is written for it", text.printable(text.cut(id, 300)), self.part.batch_id)
+    elseif before and before.class == "valid" then
+      self.note("second answers", "%s:%d: custom_id '%s' is answered twice; the first good answer counts",
+        text.printable(path), record.number, text.printable(id))
+    else
+      local found = self:judge(record)
+      if not before or found.class == "valid" then
+        self.found[id] = found
+        local ok
+        ok, message, code = self:write_json(item, record.text)
+        if ok and found.text then ok, message, code = self:write_text(item, found) end
+        if not ok then return nil, message, code end
+        found.text = nil -- a batch may hold more text than memory
+      end
+    end
+  end
+  return true
+end
+
+--- What became of an item that is in no result file.
+function Harvest:absent()
+  local status = self.part.ended and self.part.ended.status
+  if status == "expired" or status == "cancelled" then
+    return { class = status, reason = ("its batch was %s before the request ran"):format(status) }
+  elseif status == "failed" then
+    return { class = "cancelled", reason = "its batch failed validation because of other requests, and did not run" }
+  end
+  return { class = "missing", reason = "in neither the output nor the error file" }
+end
+
+--- Makes sure that every item has an outcome, and counts them.
+function Harvest:count()
+  local counts = self.counts
+  for _, class in ipairs(outcome.CLASSES) do counts[class] = 0 end
+  for _, item in ipairs(self.record.items or {}) do
+    local id = item.custom_id
+    local failure = self.part.failures and self.part.failures[id]
+    if not self.found[id] or failure and self.found[id].class ~= "valid" then
+      self.found[id] = failure or self:absent()
+    end
+  end
+  for _, found in pairs(self.found) do
+    counts.submitted = counts.submitted + 1
+    counts[found.class] = counts[found.class] + 1
+    if found.class == "valid" then
+      local what = found.written or "unwritten"
+      counts[what] = counts[what] + 1
+      if found.blank then counts.blank = counts.blank + 1 end
+      if found.changed then counts.changed = counts.changed + 1 end
+    end
+  end
+end
+
+-- ---------------------------------------------------------------- what is noted
+
+--- provenance.jsonl in every folder that has images of this batch.
+function Harvest:write_provenance()
+  local by_folder = {}
+  for id, found in pairs(self.found) do
+    if found.class == "valid" and found.written then
+      local item = self.items[id]
+      local folder, name = item.path:match("^(.*/)([^/]*)$")
+      folder, name = folder or "./", name or item.path
+      by_folder[folder] = by_folder[folder] or {}
+      table.insert(by_folder[folder], { image = text.printable(name), custom_id = id, batch = self.part.batch_id,
+        sha256 = item.sha256, prompt_sha256 = item.prompt_sha256, model = found.model, attempt = item.attempt,
+        tokens_in = found.tokens_in, tokens_out = found.tokens_out, steps = json.array(found.steps),
+        written = found.written ~= "kept", image_changed = found.changed })
+    end
+  end
+  for folder, entries in pairs(by_folder) do
+    table.sort(entries, function(a, b) return a.custom_id < b.custom_id end)
+    local ok, message, code = sidecar.add_provenance(folder, entries)
+    if not ok then return nil, message, code end
+  end
+  return true
+end
+
+--- How often each image that has no text now had each class of outcome before this batch:
+--- its real path -> class -> count.
+function Harvest:history(keys)
+  local counts = {}
+  for entry in self.shelf:unresolved() do
+    local key = records.real_path(entry.path)
+    if keys[key] and entry.class and entry.batch ~= self.part.batch_id then
+      counts[key] = counts[key] or {}
+      counts[key][entry.class] = (counts[key][entry.class] or 0) + 1
+    end
+  end
+  return counts
+end
+
+--- What the policy does with an item that has no good answer, and how many answers were taken.
+function Harvest:decide(item, found, before)
+  if found.action then return found.action, found.attempts end -- by the correction loop
+  local counts, attempts = {}, 0
+  for _, class in ipairs(outcome.CLASSES) do
+    counts[class] = (before and before[class] or 0) + (class == found.class and 1 or 0)
+    if class ~= "expired" and class ~= "cancelled" then attempts = attempts + counts[class] end
+  end
+  if found.class == "valid" then return "give_up", attempts end -- asking again would be paying twice
+  local action = self.rules.action { class = found.class, reason = found.reason, counts = counts, attempts = attempts,
+    custom_id = item.custom_id }
+  if action ~= "resend" and action ~= "give_up" then
+    error(('policy.action must return "resend" or "give_up", not %s (custom_id %s)'):format(
+      tostring(action), item.custom_id))
+  end
+  return action, attempts
+end
+
+--- Everything that has no text beside its image, in the order of its custom_ids.
+function Harvest:note_unresolved()
+  local list, keys = {}, {}
+  for id, found in pairs(self.found) do
+    if not (found.class == "valid" and found.written) then
+      list[#list + 1] = self.items[id]
+      keys[records.real_path(self.items[id].path)] = true
+    end
+  end
+  if #list == 0 or not self.shelf then return true end
+  table.sort(list, function(a, b) return a.custom_id < b.custom_id end)
+  local history = self:history(keys)
+  local entries = {}
+  for i, item in ipairs(list) do
+    local found = self.found[item.custom_id]
+    local action, attempts = self:decide(item, found, history[records.real_path(item.path)])
+    entries[i] = { custom_id = item.custom_id, path = item.path, batch = self.part.batch_id, class = found.class,
+      reason = found.reason, action = action, attempts = attempts }
+  end
+  return self.shelf:note_unresolved(entries)
+end
+
+--- Makes everything that was written durable, in one go for each file system.
+function Harvest:sync()
+  for _, dir in pairs(self.to_sync) do
+    local ok, message, code = fs.sync(dir)
+    if not ok then return nil, message, code end
+  end
+  if not next(self.json_folders) then return true end
+  return fs.sync(self.json_dir)
+end
+
+--- Tells of odd things: the first few of each kind, then how many more there were.
+local function notes(log)
+  local counts = {}
+  return function(kind, format, ...)
+    counts[kind] = (counts[kind] or 0) + 1
+    if counts[kind] <= MAX_NOTES then log(format:format(...)) end
+  end, function()
+    for kind, count in pairs(counts) do
+      if count > MAX_NOTES then log(("... and %d more %s"):format(count - MAX_NOTES, kind)) end
+    end
+  end
+end
+
+--- Harvests a part whose result files are there. `part` has
+---   batch_id, files    the batch, and the paths of its result files, output first
+---   record             what was submitted: .items, .image_dir, .request (see obatch.records); an item
+---                      may name an .image_dir of its own
+---   ended.status       "expired" and "cancelled" say why an item is in no file
+---   failures           optional, custom_id -> { class=, reason=, action=, attempts= }: what became of
+---                      items that are in no file, where that is known
+--- Options:
+---   shelf              .unresolved() and .note_unresolved(list) of obatch.records
+---   rules              a policy
+---   json_dir           where the JSON results go, a folder for each batch
+---   image_dir          the folder of the images, where the record does not say
+---   overwrite          replace other texts that are there
+---   log(line)
+--- Returns counts: submitted, and one for each outcome class, which add up to it; of the valid ones
+--- written, same, kept (another text is there) and unwritten add up; blank and changed (the image has)
+--- are some of them; foreign counts lines that answer nothing that was submitted. Or nil, message,
+--- CODE: nothing more can be written, and nothing is lost by harvesting again.
+function harvest.part(part, options)
+  local self = setmetatable({ part = part, record = part.record, shelf = options.shelf, rules = options.rules,
+    json_dir = options.json_dir, image_dir = options.image_dir, overwrite = options.overwrite,
+    folders = {}, to_sync = {}, json_folders = {}, found = {},
+    counts = { submitted = 0, written = 0, same = 0, kept = 0, unwritten = 0, blank = 0, changed = 0, foreign = 0 },
+  }, Harvest)
+  local finish
+  self.note, finish = notes(options.log)
+
+  local ok, message, code = self:know_items()
+  for _, path in ipairs(part.files) do
+    if ok then ok, message, code = self:take_file(path) end
+  end
+  finish()
+  if not ok then return nil, message, code end
+  self:count()
+  for _, step in ipairs { self.write_provenance, self.sync, self.note_unresolved } do
+    ok, message, code = step(self)
+    if not ok then return nil, message, code end
+  end
+  return self.counts
+end
+
+return harvest

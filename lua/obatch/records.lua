@@ -1,0 +1,461 @@
+--- The batch folder of an image project: a record for each batch, and the journal of what was sent.
+--
+--   BATCH_DIR/<batch id>.txt            record of a batch whose answers are not next to their images yet
+--   BATCH_DIR/completed/<batch id>.txt  the same, when they are
+--   BATCH_DIR/<base>_NNNN.jsonl         requests whose batch does not exist yet, and
+--   BATCH_DIR/<base>_NNNN.record        the record in the making: written when the requests are whole
+--   BATCH_DIR/journal.jsonl             events, see obatch.part
+--   BATCH_DIR/unresolved.jsonl          every image that came back without a text, and why
+--   BATCH_DIR/lock                      one process at a time
+--   OUTPUT_DIR/<batch id>.jsonl         what a batch gave back, and <batch id>_errors.jsonl
+--
+-- A record says which images a batch holds: { batch =, image_dir =, run =, part =, request = { endpoint,
+-- model, detail, max_tokens, prompt }, items = { { custom_id, path, bytes, sha256, prompt_sha256,
+-- attempt, fields }, ... } }, items in the order of the request lines. An image that is in a record here
+-- is on its way and must not be sent again. Records of earlier scripts hold something else; only their
+-- name counts.
+
+local fs = require "obatch.fs"
+local journal = require "obatch.journal"
+local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
+local openai = require "obatch.openai"
+local part_events = require "obatch.part"
+local text = require "obatch.text"
+
+local records = {}
+local Shelf = {}
+Shelf.__index = Shelf
+
+-- ---------------------------------------------------------------- records on disk
+
+--- JSON cannot hold a path that is not UTF-8: such a one is kept as hexadecimal digits.
+local function encode_path(entry)
+  if utf8.len(entry.path) then return entry end
+  local copy = {}
+  for key, value in pairs(entry) do copy[key] = value end
+  copy.path, copy.path_hex = nil, entry.path:gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)
+  return copy
+end
+
+local function decode_path(entry)
+  if entry.path_hex then
+    entry.path = entry.path_hex:gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end)
+    entry.path_hex = nil
+  end
+  return entry
+end
+
+--- The text of a record: what is short on lines of its own, an item a line.
+local function encode_record(record, batch_text)
+  local lines = { "{" }
+  if batch_text then lines[#lines + 1] = ('"batch": %s,'):format(batch_text) end
+  for _, key in ipairs { "previous", "image_dir", "run", "part", "request" } do
+    if record[key] ~= nil then lines[#lines + 1] = ('"%s": %s,'):format(key, json.encode(record[key])) end
+  end
+  lines[#lines + 1] = '"items": ['
+  for i, item in ipairs(record.items) do
+    lines[#lines + 1] = json.encode(encode_path(item)) .. (i < #record.items and "," or "")
+  end
+  lines[#lines + 1] = "]}\n"
+  return table.concat(lines, "\n")
+end
+
+--- A record from a file: a table with .items, or without when an earlier script wrote it (.previous
+--- is then its text). nil, message, CODE.
+local function read_record(path)
+  local content, message, code = fs.read(path)
+  if not content then return nil, message, code end
+  local record = json.decode(content)
+  if type(record) ~= "table" or type(record.items) ~= "table" then
+    return { previous = text.printable(content), image_dir = "" }
+  end
+  for _, item in ipairs(record.items) do decode_path(item) end
+  record.batch_text = json.raw(content, "/batch")
+  return record
+end
+
+--- The custom_id of an image: its path with "/" and "\" as "|", and bytes that are not UTF-8 as %XX.
+--- Where that is taken (a name may hold a "|" of its own), "~2", "~3" ... follows: `taken` is a set of
+--- custom_ids, to which this one is added.
+function records.custom_id(path, taken)
+  local id = text.to_utf8(path:gsub("[/\\]", "|"))
+  local unique, n = id, 1
+  while taken[unique] do
+    n = n + 1
+    unique = ("%s~%d"):format(id, n)
+  end
+  taken[unique] = true
+  return unique
+end
+
+local last_folder, last_real
+
+--- The path from the root, without links in its folders, by which an image is the same one whatever
+--- way it was named; the path itself when its folder is gone.
+function records.real_path(path)
+  local folder, name = path:match("^(.*/)([^/]*)$")
+  if not folder then folder, name = ".", path end
+  if folder ~= last_folder then
+    last_folder, last_real = folder, fs.absolute(folder)
+  end
+  return last_real and last_real:gsub("/$", "") .. "/" .. name or path
+end
+
+-- ---------------------------------------------------------------- events
+
+local apply = {}
+
+function apply.started(self, event) self.run = event.run end
+
+--- The journal holds what a part needs to be created; its items are in the record.
+function apply.planned(self, event)
+  self.last_part = event.planned.part
+  self.parts[#self.parts + 1] = event.planned
+end
+
+function apply.adopted(self, event)
+  self.last_part = event.part
+  self.parts[#self.parts + 1] = { part = event.part, batch_id = event.batch_id, adopted = true, legacy = true }
+end
+
+local function find_part(self, number)
+  for i, part in ipairs(self.parts) do
+    if part.part == number then return part, i end
+  end
+end
+
+function apply.completed(self, event)
+  local _, i = find_part(self, event.part)
+  if i then table.remove(self.parts, i) end
+end
+
+local function apply_event(self, event)
+  if apply[event.event] then return apply[event.event](self, event) end
+  local part = find_part(self, event.part)
+  if not part then return end
+  local before = part.batch_id
+  part_events.apply(part, event)
+  -- The record stays under the old batch's name until the new batch has one.
+  if event.event == "requeued" then part.previous_id = before or part.previous_id end
+  if event.event == "downloaded" then
+    -- One that was given up may have no batch any more, and what is told of it needs a name.
+    part.batch_id = part.batch_id or part.previous_id or part.file:gsub("%.jsonl$", "")
+    for i, name in ipairs(part.files) do part.files[i] = (self.output_dir or ".") .. "/" .. name end
+  elseif event.event == "rejected" then
+    part.files, part.ended = { (self.output_dir or ".") .. "/" .. event.file }, { status = "failed" }
+  end
+end
+
+--- Makes an event durable, then applies it. true | nil, message, CODE.
+function Shelf:event(event)
+  local ok, message, code = self.journal:record(event)
+  if not ok then return nil, message, code end
+  apply_event(self, event)
+  return true
+end
+
+-- ---------------------------------------------------------------- opening
+
+function Shelf:path(name) return self.batch_dir .. "/" .. name end
+function Shelf:record_path(id) return self:path(part_events.file_name(id) .. ".txt") end
+function Shelf:completed_path(id) return self.completed_dir .. "/" .. part_events.file_name(id) .. ".txt" end
+
+--- Where a part's record is now; nil when nobody knows.
+function Shelf:whereabouts(part)
+  for _, path in ipairs { part.batch_id and self:record_path(part.batch_id) or false,
+    part.file and self:path(part.file:gsub("%.jsonl$", ".record")) or false,
+    part.previous_id and self:record_path(part.previous_id) or false } do
+    if path and fs.stat(path) then return path end
+  end
+end
+
+--- Puts right what a run that was cut off has left between an event and its files.
+local function tidy(self)
+  for _, part in ipairs(table.move(self.parts, 1, #self.parts, 1, {})) do
+    local found = self:whereabouts(part)
+    local ok, message, code = true, nil, nil
+    if not found then
+      -- Moved to the completed ones, by the last run or by a person: it is not ours to bring back.
+      ok, message, code = self:event { event = "completed", part = part.part }
+    elseif part.batch_id and found ~= self:record_path(part.batch_id) then
+      ok, message, code = self:store_record(part, found)
+    end
+    if not ok then return nil, message, code end
+  end
+  for _, name in ipairs(fs.list(self.batch_dir) or {}) do
+    if name:find("%.part$") then fs.remove(self:path(name)) end
+  end
+  return true
+end
+
+--- Takes over the records that another tool has written.
+local function adopt(self)
+  local known = {}
+  for _, part in ipairs(self.parts) do
+    for _, id in ipairs { part.batch_id or false, part.previous_id or false } do
+      if id then known[part_events.file_name(id) .. ".txt"] = true end
+    end
+  end
+  for _, name in ipairs(fs.list(self.batch_dir) or {}) do
+    local id = name:match("^(.+)%.txt$")
+    if id and not known[name] and fs.stat(self:completed_path(id)) then
+      -- It was stored; the run ended before this copy was gone.
+      local ok, message, code = fs.remove(self:path(name))
+      if not ok then return nil, message, code end
+    elseif id and not known[name] then
+      self.log(("%s: a record of an earlier script; going on with its batch"):format(text.printable(self:path(name))))
+      local ok, message, code = self:event { event = "adopted", part = (self.last_part or 0) + 1, batch_id = id }
+      if not ok then return nil, message, code end
+    end
+  end
+  return true
+end
+
+--- Opens a batch folder, and makes it where it is missing. Options: batch_dir, completed_dir, log(line);
+--- output_dir, without which nothing can be harvested; description, for the metadata of new batches.
+--- Returns the shelf, whose .parts are those not completed yet, oldest first; or nil, message, CODE
+--- (LOCKED, DAMAGED, or what the disk says).
+function records.open(options)
+  for _, key in ipairs { "batch_dir", "completed_dir", "output_dir" } do
+    local ok, message, code = true, nil, nil
+    if options[key] then ok, message, code = fs.mkdir(options[key]) end
+    if not ok then return nil, message, code end
+  end
+  local lock, message, code = fs.lock(options.batch_dir .. "/lock")
+  if not lock then return nil, ("%s is in use: %s"):format(options.batch_dir, message), code end
+  local self = setmetatable({ batch_dir = options.batch_dir, completed_dir = options.completed_dir,
+    output_dir = options.output_dir, description = options.description, log = options.log, lock = lock, parts = {},
+    title = "images" }, Shelf)
+  local function give_up(problem, reason)
+    self:close()
+    return nil, problem, reason
+  end
+
+  local events
+  self.journal, events, code = journal.open(self:path("journal.jsonl"))
+  if not self.journal then return give_up(events, code) end
+  for _, event in ipairs(events) do apply_event(self, event) end
+  local ok = true
+  if not self.run then ok, message, code = self:event { event = "started", run = fs.random(6) } end
+  if ok then ok, message, code = tidy(self) end
+  if ok then ok, message, code = adopt(self) end
+  if not ok then return give_up(message, code) end
+  return self
+end
+
+function Shelf:close()
+  if self.journal then self.journal:close() end
+  self.lock:close()
+end
+Shelf.__close = Shelf.close
+
+-- ---------------------------------------------------------------- what is sent
+
+--- The number that the next part will have, and the path of its request file.
+function Shelf:next_part(base)
+  local number = (self.last_part or 0) + 1
+  return number, self:path(("%s_%04d.jsonl"):format(base, number))
+end
+
+--- Takes in a request file that is whole: `facts` are those of its writer's commit(), `record` is as
+--- above (.image_dir, .request, .items). Returns the part, which is then to be submitted.
+function Shelf:plan(base, facts, record)
+  local number, path = self:next_part(base)
+  record.run, record.part = self.run, number
+  local ok, message, code = fs.write(path:gsub("%.jsonl$", ".record"), encode_record(record))
+  if not ok then return nil, message, code end
+  ok, message, code = self:event { event = "planned", planned = { part = number, file = path:match("[^/]*$"),
+    endpoint = record.request.endpoint, model = record.request.model, lines = facts.lines, bytes = facts.bytes,
+    sha256 = facts.sha256 } }
+  if not ok then return nil, message, code end
+  return find_part(self, number)
+end
+
+function Shelf:record(part, event)
+  event.part = part.part
+  return self:event(event)
+end
+
+--- The request file is deleted once its batch exists.
+function Shelf:request_path(part)
+  local path = part.file and self:path(part.file)
+  return path and fs.stat(path) and path or nil
+end
+
+function Shelf:upload_name(part)
+  return ("%s-%d-%s.jsonl"):format(self.run, part.part, part.sha256:sub(1, 12))
+end
+
+function Shelf:tag(part)
+  local tag = { obatch_run = self.run, obatch_part = tostring(part.part) }
+  if self.description then tag.description = self.description end
+  return tag
+end
+
+--- A batch object as JSON, in the service's own bytes; nil where it cannot be had.
+local function text_of(batch)
+  local raw = batch and openai.raw(batch)
+  return raw and json.check(raw) and raw or nil
+end
+
+--- Writes the record of a part under its batch's name, from where it was, and removes the old one. The
+--- requests go with it.
+function Shelf:store_record(part, from, batch)
+  local record, message, code = read_record(from)
+  if not record then return nil, message, code end
+  local target = self:record_path(part.batch_id)
+  local batch_text = text_of(batch) or record.batch_text or json.encode { id = part.batch_id }
+  local ok
+  ok, message, code = fs.write(target, encode_record(record, batch_text))
+  if ok and from ~= target then ok, message, code = fs.remove(from) end
+  if ok and part.file then ok, message, code = fs.remove(self:path(part.file)) end
+  return ok, message, code
+end
+
+--- Notes that a part's batch exists, and writes its record.
+function Shelf:created(part, batch)
+  local ok, message, code = self:event { event = "created", part = part.part, batch_id = batch.id }
+  if not ok then return nil, message, code end
+  return self:store_record(part, self:whereabouts(part), batch)
+end
+
+-- ---------------------------------------------------------------- what came back
+
+function Shelf:download_path(part, kind)
+  return ("%s/%s%s.jsonl"):format(self.output_dir, part_events.file_name(part.batch_id),
+    kind == "error" and "_errors" or "")
+end
+
+--- What an earlier script has downloaded, of a batch that the service has forgotten since.
+function Shelf:kept_results(part)
+  local path = self:download_path(part, "output")
+  return fs.stat(path) and json.array { path:match("[^/]*$") } or nil
+end
+
+--- A batch that failed validation for some lines: those become result-like lines that say so. Nothing of
+--- it has run; the images of the other lines are free to be sent again.
+function Shelf:reject(part, faults)
+  local record, message, code = read_record(self:whereabouts(part))
+  if not record then return nil, message, code end
+  local name = part_events.file_name(part.batch_id) .. "_rejected.jsonl"
+  local writer <close>, problem, reason = jsonl.create(self.output_dir .. "/" .. name)
+  if not writer then return nil, problem, reason end
+  for number, item in ipairs(record.items) do
+    local fault, ok = faults[number] or faults[0], true
+    if fault then
+      ok, problem, reason = writer:put { custom_id = item.custom_id, error = json.null,
+        response = { status_code = 400, body = { error = fault } } }
+    end
+    if not ok then return nil, problem, reason end
+  end
+  local facts
+  facts, problem, reason = writer:commit()
+  if not facts then return nil, problem, reason end
+  return self:record(part, { event = "rejected", batch_id = part.batch_id, file = name })
+end
+
+--- The items of a batch that an earlier script submitted, from the batch's input file at the service:
+--- custom_ids only. false when the service no longer has it; nil, message, CODE.
+local function fetch_items(self, part, api)
+  local function unknown(message, code)
+    if code == "NOT_FOUND" then return false end
+    return nil, message, code
+  end
+  local batch, message, code = api:batch(part.batch_id)
+  if not batch then return unknown(message, code) end
+  local path = self:path(part_events.file_name(part.batch_id) .. ".input")
+  local bytes
+  bytes, message, code = api:download(openai.present(batch.input_file_id) or "", path)
+  if not bytes then return unknown(message, code) end
+  local items = json.array {}
+  for line in assert(jsonl.scan(path, { id = "/custom_id" })) do
+    if type(line.id) == "string" then items[#items + 1] = { custom_id = line.id, path = line.id:gsub("|", "/") } end
+  end
+  fs.remove(path)
+  return items, batch
+end
+
+--- Loads part.record. For the record of an earlier script that names no images, the service is asked
+--- for them, once: .items stays nil where it no longer knows. true | nil, message, CODE.
+function Shelf:load(part, api)
+  local path = self:whereabouts(part)
+  if not path then return nil, ("%s: the record is gone"):format(self:record_path(part.batch_id)), "ENOENT" end
+  local record, message, code = read_record(path)
+  if not record then return nil, message, code end
+  if not record.items then
+    local items, batch
+    items, batch, code = fetch_items(self, part, api)
+    if items == nil then return nil, batch, code end
+    if items then
+      record.items = items
+      local ok
+      ok, message, code = fs.write(path, encode_record(record, text_of(batch)))
+      if not ok then return nil, message, code end
+    end
+  end
+  part.record = record
+  return true
+end
+
+--- Puts a part away whose answers are stored: its record, with the batch as it was last seen, moves
+--- to the completed ones.
+function Shelf:complete(part)
+  local from = self:whereabouts(part)
+  local record, message, code = read_record(from)
+  if not record then return nil, message, code end
+  local to = self:completed_path(part.batch_id or part.previous_id or part.file)
+  local ok
+  if record.items then
+    ok, message, code = fs.write(to, encode_record(record, text_of(part.seen) or record.batch_text))
+  else
+    ok, message, code = fs.write(to, assert(fs.read(from)))
+  end
+  if ok then ok, message, code = self:event { event = "completed", part = part.part } end
+  if ok then ok, message, code = fs.remove(from) end
+  if ok and part.file then ok, message, code = fs.remove(self:path(part.file)) end
+  part.record = nil
+  return ok, message, code
+end
+
+-- ---------------------------------------------------------------- what has no text
+
+--- Goes through unresolved.jsonl: one entry for each image and batch that gave no text, oldest first:
+--- { custom_id, path, batch, class, reason, action, attempts }.
+function Shelf:unresolved()
+  local path = self:path("unresolved.jsonl")
+  if not fs.stat(path) then return function() end end
+  local reader = assert(jsonl.open(path))
+  local next_line, state = reader:lines()
+  return function()
+    while true do
+      local line = next_line(state)
+      if not line then return nil end
+      local entry = line.text and json.decode(line.text)
+      if type(entry) == "table" then return decode_path(entry) end
+    end
+  end
+end
+
+function Shelf:ends_torn(name)
+  local file <close> = io.open(self:path(name), "rb")
+  if not file or file:seek("end") == 0 then return false end
+  file:seek("end", -1)
+  return file:read(1) ~= "\n"
+end
+
+--- Adds entries of one batch to unresolved.jsonl, durably; nothing when the batch has its entries.
+function Shelf:note_unresolved(entries)
+  if #entries == 0 then return true end
+  for entry in self:unresolved() do
+    if entry.batch == entries[1].batch then return true end
+  end
+  local lines = {}
+  for i, entry in ipairs(entries) do lines[i] = json.encode(encode_path(entry)) .. "\n" end
+  local file <close>, message, code = fs.append(self:path("unresolved.jsonl"))
+  if not file then return nil, message, code end
+  -- A crash may have left half an entry: it must not spoil the next one.
+  return file:write((self:ends_torn("unresolved.jsonl") and "\n" or "") .. table.concat(lines))
+end
+
+return records

@@ -1,0 +1,294 @@
+--- Brings the texts of the images that `obatch upload` sent.
+--
+-- The recipe: open the batch folder; wait for every batch, fetch what it gave back, put each text beside
+-- its image, and move the batch's record to the completed ones. Then say which images have no text, and,
+-- with --resubmit, send exactly those through the correction loop. Whatever stops this, the same command
+-- goes on where it was. What a good answer is, is decided in lua/obatch/policy.lua; --policy changes it.
+
+local cli = require "obatch.cli"
+local fs = require "obatch.fs"
+local harvest = require "obatch.harvest"
+local openai = require "obatch.openai"
+local outcome = require "obatch.outcome"
+local policy = require "obatch.policy"
+local progress = require "obatch.progress"
+local records = require "obatch.records"
+local resubmit = require "obatch.resubmit"
+local sidecar = require "obatch.sidecar"
+local submission = require "obatch.submission"
+local term = require "obatch.term"
+local text = require "obatch.text"
+
+local parser = cli.parser("download", "Waits for the batches that upload has sent, and puts each text beside its "
+  .. "image.")
+parser:option("--batch-dir", "Folder of the records, as given to upload."):argname("DIR"):default("batch")
+parser:option("--completed-dir", "Where records go when all of their batch is stored (default: completed in the "
+  .. "batch folder)."):argname("DIR")
+parser:option("--output-dir", "Where the results are kept as they came."):argname("DIR"):default("batch_return")
+parser:option("--extraction-base-dir", "Where each result goes as a JSON file of its own.")
+  :argname("DIR"):default("batch_json_results")
+parser:option("--image-dir", "Folder of the images, for batches of earlier scripts: their records do not say.")
+  :argname("DIR")
+parser:option("--field", "The answers are JSON, and the text is the one in this field."):argname("NAME")
+parser:option("--policy", "Rules that differ from the default ones (see lua/obatch/policy.lua)."):argname("FILE")
+parser:option("--poll-wait", "Seconds at most between two looks at the batches.")
+  :argname("SECONDS"):default("60"):convert(cli.seconds)
+parser:mutex(
+  parser:flag("--wait", "Go on until every batch is done (the default)."),
+  parser:flag("--once", "Look once, store what is done, wait for nothing.")
+)
+parser:flag("--resubmit", "Then send the images that have no text through the correction loop, given-up ones too.")
+parser:flag("--overwrite", "Replace texts that are there and differ, labelled ones too.")
+openai.options(parser)
+parser:epilog [[
+Example:
+  obatch download
+  obatch download --once
+  obatch download --resubmit
+
+Exit codes: 0 all good (with --once also when batches are still running); 1
+stopped, run again to go on; 2 wrong usage or input; 3 finished, but some
+images have no text (listed); 130 interrupted.]]
+local args = parser:parse { ... }
+if args.once and args.resubmit then parser:error("--resubmit waits for its batches; it does not go with --once") end
+local completed_dir = args.completed_dir or args.batch_dir .. "/completed"
+
+-- ---------------------------------------------------------------- what the text is
+
+policy.expect = "text" -- unless the policy file says "json"
+local rules, message = policy.load(args.policy)
+if not rules then return cli.fail(2, "%s", message) end
+if args.field then
+  rules.expect = "json"
+  rules.page_text = function(answer)
+    local value = type(answer) == "table" and answer[args.field] or nil
+    if type(value) == "string" then return value end
+    return nil, ("the answer has no text in the field '%s'"):format(args.field)
+  end
+end
+
+--- In the correction loop, too, an answer without a text is none.
+if rules.page_text then
+  local accept = rules.accept
+  rules.accept = function(answer, item)
+    if accept then
+      local ok, reason = accept(answer, item)
+      if not ok then return false, reason end
+    end
+    local page, reason = rules.page_text(answer, item)
+    return type(page) == "string", reason
+  end
+end
+
+-- ---------------------------------------------------------------- the batch folder
+
+if not fs.stat(args.batch_dir) then
+  return cli.fail(2, "there is no folder %s: run upload first, or name its --batch-dir", text.printable(args.batch_dir))
+end
+local line <close> = progress.new()
+local function log(words) line:say(words) end
+
+local api <close>, problem = openai.from_options(args, { settle_seconds = rules.settle_seconds, log = log })
+if not api then return cli.fail(2, "%s", problem) end
+
+local shelf <close>, complaint, code = records.open { batch_dir = args.batch_dir, completed_dir = completed_dir,
+  output_dir = args.output_dir, log = log }
+if not shelf then return cli.stopped(complaint, code) end
+
+--- Stops the run; what is stored is stored.
+local function stopped(reason, what)
+  line:close()
+  return cli.stopped(reason, what)
+end
+
+-- ---------------------------------------------------------------- storing what a batch gave back
+
+local totals = { batches = 0 }
+local stored = {}  -- the ids of the batches of this run
+local refused = {} -- why batches cannot be stored now, though the others can
+
+--- What keeps one batch from being stored, and not the others.
+local OF_ONE_BATCH = { USAGE = true, NO_FOLDER = true, LINK = true }
+
+local function in_words(counts)
+  local words = {}
+  for _, class in ipairs(outcome.CLASSES) do
+    if counts[class] > 0 then words[#words + 1] = ("%d %s"):format(counts[class], class) end
+  end
+  return table.concat(words, ", ")
+end
+
+--- Harvests a part. Its counts; nil, message, CODE.
+local function store(part)
+  local counts, why, what = harvest.part(part, { shelf = shelf, rules = rules, image_dir = args.image_dir,
+    json_dir = args.extraction_base_dir, overwrite = args.overwrite, log = log })
+  if not counts then return nil, why, what end
+  stored[part.batch_id] = true
+  totals.batches = totals.batches + 1
+  for name, count in pairs(counts) do totals[name] = (totals[name] or 0) + count end
+  log(("batch %s: %d images: %s"):format(part.batch_id, counts.submitted, in_words(counts)))
+  return true
+end
+
+local function on_done(part)
+  if term.interrupted() then return nil, "interrupted", "INTERRUPTED" end
+  local ok, why, what = shelf:load(part, api)
+  if ok then ok, why, what = store(part) end
+  if ok then return shelf:complete(part) end
+  if not OF_ONE_BATCH[what] then return nil, why, what end
+  refused[#refused + 1] = ("batch %s: %s"):format(part.batch_id, why)
+  return true
+end
+
+local done, reason, what = submission.run(shelf, api,
+  { poll_wait = args.poll_wait, log = log, progress = line, on_done = on_done, once = args.once })
+if not done then return stopped(reason, what) end
+local cannot_pay = reason and reason.message
+
+-- ---------------------------------------------------------------- which images have no text
+
+--- The real paths of the images that are on their way. nil, message, CODE.
+local function on_their_way()
+  local held = {}
+  local again, why, errno = resubmit.unfinished(args.batch_dir)
+  if why then return nil, why, errno end
+  for _, item in ipairs(again and again.items or {}) do held[records.real_path(item.path)] = true end
+  for _, part in ipairs(shelf.parts) do
+    local ok
+    ok, why, errno = shelf:load(part, api)
+    if not ok then return nil, why, errno end
+    for _, item in ipairs(part.record.items or {}) do held[records.real_path(item.path)] = true end
+    part.record = nil
+  end
+  return held
+end
+
+--- The latest entry in unresolved.jsonl of each image that still has no text, in the order of the file.
+--- Images that are gone since an earlier run are forgotten.
+local function without_text(held)
+  local latest, order = {}, {}
+  for entry in shelf:unresolved() do
+    local path = records.real_path(entry.path)
+    if not latest[path] then order[#order + 1] = path end
+    latest[path] = entry
+  end
+  local list = {}
+  for _, path in ipairs(order) do
+    local entry = latest[path]
+    local is_there = fs.stat(path) or stored[entry.batch]
+    if is_there and not held[path] and not sidecar.exists(path) then list[#list + 1] = entry end
+  end
+  return list
+end
+
+local held, why, errno = on_their_way()
+if not held then return stopped(why, errno) end
+local failed = without_text(held)
+
+-- ---------------------------------------------------------------- sending them again
+
+--- Sends `entries` through the correction loop, or goes on with what an earlier run has sent. An exit code
+--- when that is stopped.
+local function send_again(entries)
+  local again, reasons, what_went_wrong = resubmit.unfinished(args.batch_dir)
+  if reasons then return stopped(reasons, what_went_wrong) end
+  if again then
+    log(("%s: going on with %d images"):format(again.name, #again.items))
+  else
+    local to_send = {}
+    for _, entry in ipairs(entries) do
+      if entry.class ~= "valid" then to_send[#to_send + 1] = entry end
+    end
+    if #to_send == 0 then return nil end
+    again, reasons, what_went_wrong = resubmit.prepare(args.batch_dir, completed_dir, to_send)
+    if what_went_wrong then return stopped(reasons, what_went_wrong) end
+    for _, left_out in ipairs(reasons) do
+      log(("not sent again: %s: %s"):format(text.printable(left_out.entry.path), left_out.reason))
+    end
+    if not again then return nil end
+    log(("%s: %d images are sent again"):format(again.name, #again.items))
+  end
+
+  local result, trouble, kind = again:run { rules = rules, api = api, log = log, progress = line,
+    poll_wait = args.poll_wait, max_iterations = 10 }
+  if not result then return stopped(trouble, kind) end
+  if result.stop_reason and result.left > 0 then return stopped(result.stop_reason) end
+  local ok
+  ok, trouble, kind = store(again:part(result.iterations))
+  if ok then ok, trouble, kind = again:complete() end
+  if not ok then return stopped(trouble, kind) end
+end
+
+if args.resubmit then
+  if cannot_pay then return stopped(cannot_pay, "QUOTA") end
+  local exit_code = send_again(failed)
+  if exit_code then return exit_code end
+  held, why, errno = on_their_way()
+  if not held then return stopped(why, errno) end
+  failed = without_text(held)
+end
+
+-- ---------------------------------------------------------------- the end
+
+line:close()
+local MOST_LISTED = 20
+
+if totals.batches == 0 then
+  print("nothing new has come back")
+else
+  print(("%d batch%s, %d images: %s"):format(totals.batches, totals.batches == 1 and "" or "es", totals.submitted,
+    in_words(totals)))
+  local words = { ("%d texts written"):format(totals.written) }
+  local function add(name, format)
+    if totals[name] > 0 then words[#words + 1] = format:format(totals[name]) end
+  end
+  add("blank", "%d of the pages are blank")
+  add("same", "%d were there already")
+  add("kept", "%d not written, because another text is there (--overwrite replaces it)")
+  add("unwritten", "%d could not be written")
+  add("changed", "%d images have changed since they were sent")
+  print("  " .. table.concat(words, ", "))
+end
+
+local counts = { valid = 0, give_up = 0, resend = 0 }
+for _, entry in ipairs(failed) do
+  local kind = entry.class == "valid" and "valid" or entry.action
+  counts[kind] = (counts[kind] or 0) + 1
+end
+local batch_dir = text.printable(args.batch_dir)
+if #failed > 0 then
+  print(("%d images have no text:"):format(#failed))
+  for i = 1, math.min(#failed, MOST_LISTED) do
+    local entry = failed[i]
+    print(("  %s: %s: %s"):format(text.printable(entry.path), entry.class, text.printable(entry.reason or "")))
+  end
+  if #failed > MOST_LISTED then print(("  ... and %d more"):format(#failed - MOST_LISTED)) end
+  print(("all of them, and why: %s/unresolved.jsonl"):format(batch_dir))
+end
+if counts.valid > 0 then
+  print(("%d of them are answered and are not asked again. To write their texts: put the images back, move the "
+    .. "records of their batches from %s to %s, and run download"):format(counts.valid,
+    text.printable(completed_dir), batch_dir))
+end
+for _, words in ipairs(refused) do print("not stored: " .. words) end
+if cannot_pay then print("the account cannot pay for more: " .. cannot_pay) end
+local running = #shelf.parts - #refused
+if running > 0 then
+  print(("%d batch%s still running: run download again"):format(running, running == 1 and " is" or "es are"))
+end
+
+local function suggest(command, purpose) print(("next: obatch %-22s %s"):format(command, purpose)) end
+local is_unfinished = running == 0 and #refused == 0 and next(held) ~= nil
+if is_unfinished then
+  suggest("download --resubmit", "goes on with images that are being sent again")
+elseif counts.resend + counts.give_up > 0 then
+  suggest("download --resubmit", ("sends %d through the correction loop"):format(counts.resend + counts.give_up))
+end
+if counts.resend > 0 then suggest("upload", ("sends %d of them once more, as they were"):format(counts.resend)) end
+if (totals.written or 0) > 0 then suggest("clean", "cleans the texts") end
+
+if #refused > 0 then
+  return cli.fail(1, "%d batch(es) could not be stored, see above; nothing of them is lost", #refused)
+end
+if running > 0 then return 0 end
+return (#failed > 0 or is_unfinished) and 3 or 0

@@ -1,0 +1,127 @@
+-- The batch folder of an image project: what becomes of batches that the service refuses, holds back or
+-- forgets, and of records that are not ours.
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+local loop = require "loop"
+local pipeline = require "pipeline"
+local records = require "obatch.records"
+local support = require "support"
+
+local says = loop.says
+
+--- The entries of unresolved.jsonl, as "custom_id class action".
+local function unresolved(project)
+  local list = {}
+  for line in support.read(project.base .. "/batch/unresolved.jsonl"):gmatch("[^\n]+") do
+    local entry = assert(json.decode(line))
+    list[#list + 1] = ("%s %s %s"):format(entry.custom_id, entry.class, entry.action)
+  end
+  table.sort(list)
+  return list
+end
+
+describe("the batch folder", function()
+  it("queues batches over the enqueued-token limit, and uploads none of them twice", function()
+    local project <close> = pipeline.project { images = 6, upload = { "--max-images-per-batch", "2" } }
+    -- Two pages are about 180 tokens as the sandbox counts them.
+    local box <close> = project:sandbox { "--faults", "limits: tokens=250", "--batch-seconds", "0.5" }
+    project:run("upload", box)
+    project:run("download", box)
+    pipeline.check(project)
+    local files, batches = project:created()
+    assert.equal("3 3", files .. " " .. batches)
+    assert.truthy(support.read(project.base .. "/batch/journal.jsonl"):find('"requeued"', 1, true),
+      "the limit was never met")
+  end)
+
+  it("gives up images whose model does not exist, once, and says why", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox { "--models", "gpt-other" }
+    project:run("upload", box)
+    assert.equal(3, (project:run("download", box)), project.err)
+    says(project, "model_not_found")
+    assert.same({ "data|a|p-2.png permanent give_up", "data|b c|p-1.png permanent give_up" }, unresolved(project))
+    assert.equal(0, #project:batch_records("batch"))
+    project:run("upload", box)
+    says(project, "skipped: 2 were given up")
+    assert.same({}, project:paid())
+  end)
+
+  it("gives up what the service names in a batch that fails validation, and frees the rest", function()
+    local project <close> = pipeline.project { images = 3 }
+    local box <close> = project:sandbox { "--faults", "batches: fail=invalid_url line=1 first=1" }
+    project:run("upload", box)
+    assert.equal(3, (project:run("download", box)), project.err)
+    assert.same({ "data|a|p-2.png permanent give_up", "data|b c|p-1.png cancelled resend",
+      "data|b c|p-3.png cancelled resend" }, unresolved(project))
+    project:run("upload", box)
+    says(project, "skipped: 1 were given up")
+    project:run("download", box)
+    assert.truthy(project:text("b c/p-1.png") and project:text("b c/p-3.png"))
+    assert.equal(loop.text { ["data|b c|p-1.png"] = 1, ["data|b c|p-3.png"] = 1 }, loop.text(project:paid()))
+  end)
+
+  it("frees the images of a batch that the service has lost", function()
+    local project <close> = pipeline.project { images = 2 }
+    local shelf_of
+    do
+      local box <close> = project:sandbox()
+      project:run("upload", box)
+      shelf_of = project:batch_records("batch")[1].batch.id
+    end
+    -- What an earlier download has brought is all there is: the service knows nothing any more.
+    assert(fs.mkdir(project.base .. "/batch_return"))
+    support.write(("%s/batch_return/%s.jsonl"):format(project.base, shelf_of), json.encode {
+      custom_id = "data|a|p-2.png", error = json.null, response = { status_code = 200, body = { choices = json.array {
+        { finish_reason = "stop", message = { content = "The text of data|a|p-2.png." } } } } } } .. "\n")
+    support.shell("rm -rf " .. support.quote(project.box))
+    local box <close> = project:sandbox()
+    assert.equal(3, (project:run("download", box)), project.err)
+    assert.equal("The text of data|a|p-2.png.", project:text("a/p-2.png"))
+    assert.same({ "data|b c|p-1.png missing resend" }, unresolved(project))
+    project:run("upload", box)
+    says(project, "skipped: 1 have a text")
+    says(project, "1 sent")
+  end)
+
+  it("leaves a batch alone whose record a person has moved away", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox()
+    project:run("upload", box)
+    support.shell(("cd %s/batch && mv batch_*.txt completed/"):format(project.base))
+    assert.equal(0, (project:run("download", box)), project.err)
+    assert.falsy(project:text("a/p-2.png"))
+    project:run("upload", box)
+    says(project, "2 sent")
+  end)
+
+  it("stops at a damaged journal, and names the line", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox()
+    project:run("upload", box)
+    local path = project.base .. "/batch/journal.jsonl"
+    support.write(path, (support.read(path):gsub("\n", "\nbroken\n", 1)))
+    assert.equal(1, (project:run("upload", box)))
+    says(project, "batch/journal.jsonl:2: ")
+  end)
+
+  it("holds paths that are no UTF-8, and entries that follow a torn one", function()
+    local dir <close> = support.tmpdir()
+    local shelf <close> = assert(records.open { batch_dir = dir.path .. "/batch", completed_dir = dir.path .. "/done",
+      log = print })
+    support.write(dir.path .. "/batch/unresolved.jsonl", '{"batch":"b-0","path":"x')
+    assert(shelf:note_unresolved { { batch = "b-1", path = "data/\xE9\n.png", class = "missing" } })
+    assert(shelf:note_unresolved { { batch = "b-1", path = "twice" } })
+    local found = {}
+    for entry in shelf:unresolved() do found[#found + 1] = entry end
+    assert.same({ { batch = "b-1", path = "data/\xE9\n.png", class = "missing" } }, found)
+  end)
+
+  it("gives no two images one custom_id", function()
+    local taken, ids = {}, {}
+    for i, path in ipairs { "a/b", "a|b", "a\\b", "a|b~2", "n\xE9", "n%E9" } do
+      ids[i] = records.custom_id(path, taken)
+    end
+    assert.same({ "a|b", "a|b~2", "a|b~3", "a|b~2~2", "n%E9", "n%E9~2" }, ids)
+  end)
+end)
