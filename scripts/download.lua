@@ -56,6 +56,7 @@ local completed_dir = args.completed_dir or args.batch_dir .. "/completed"
 -- ---------------------------------------------------------------- what the text is
 
 policy.expect = "text" -- unless the policy file says "json"
+policy.allow_blank = true -- a blank page: asking again would be paid again
 local rules, message = policy.load(args.policy)
 if not rules then return cli.fail(2, "%s", message) end
 if args.field then
@@ -106,6 +107,7 @@ end
 local totals = { batches = 0 }
 local stored = {}  -- the ids of the batches of this run
 local refused = {} -- why batches cannot be stored now, though the others can
+local image_dirs = {} -- the folders that have new texts
 
 --- What keeps one batch from being stored, and not the others.
 local OF_ONE_BATCH = { USAGE = true, NO_FOLDER = true, LINK = true }
@@ -124,6 +126,10 @@ local function store(part)
     json_dir = args.extraction_base_dir, overwrite = args.overwrite, log = log })
   if not counts then return nil, why, what end
   stored[part.batch_id] = true
+  local dir = part.record.image_dir
+  if counts.written > 0 and dir and dir ~= "" and not image_dirs[dir] then
+    image_dirs[dir], image_dirs[#image_dirs + 1] = true, dir
+  end
   totals.batches = totals.batches + 1
   for name, count in pairs(counts) do totals[name] = (totals[name] or 0) + count end
   log(("batch %s: %d images: %s"):format(part.batch_id, counts.submitted, in_words(counts)))
@@ -257,7 +263,7 @@ for _, entry in ipairs(failed) do
 end
 local batch_dir = text.printable(args.batch_dir)
 if #failed > 0 then
-  print(("%d images have no text:"):format(#failed))
+  print(("%d image%s no text:"):format(#failed, #failed == 1 and " has" or "s have"))
   for i = 1, math.min(#failed, MOST_LISTED) do
     local entry = failed[i]
     print(("  %s: %s: %s"):format(text.printable(entry.path), entry.class, text.printable(entry.reason or "")))
@@ -277,15 +283,15 @@ if running > 0 then
   print(("%d batch%s still running: run download again"):format(running, running == 1 and " is" or "es are"))
 end
 
-local function suggest(command, purpose) print(("next: obatch %-22s %s"):format(command, purpose)) end
 local is_unfinished = running == 0 and #refused == 0 and next(held) ~= nil
 if is_unfinished then
-  suggest("download --resubmit", "goes on with images that are being sent again")
+  print("next: this command with --resubmit goes on with images that are being sent again")
 elseif counts.resend + counts.give_up > 0 then
-  suggest("download --resubmit", ("sends %d through the correction loop"):format(counts.resend + counts.give_up))
+  print(("next: this command with --resubmit sends %d through the correction loop"):format(
+    counts.resend + counts.give_up))
 end
-if counts.resend > 0 then suggest("upload", ("sends %d of them once more, as they were"):format(counts.resend)) end
-if (totals.written or 0) > 0 then suggest("clean", "cleans the texts") end
+if counts.resend > 0 then print(("      upload sends %d of them once more, as they were"):format(counts.resend)) end
+for _, dir in ipairs(image_dirs) do print(("next: obatch clean --image-dir '%s'"):format(text.printable(dir))) end
 
 if #refused > 0 then
   return cli.fail(1, "%d batch(es) could not be stored, see above; nothing of them is lost", #refused)

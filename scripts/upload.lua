@@ -316,7 +316,7 @@ for path, size, trouble_there in fs.walk(image_dir, { ext = endings }) do
       local ok, fault, errno = add(path, id)
       if ok == nil then return cli.stopped(fault, errno) end
       if not ok then left_out[#left_out + 1] = text.printable(fault) end
-      line:status(("%d images read, %d of them sent in %d batches"):format(count.images, count.sent, count.batches))
+      line:status(("%d images looked at, %d of them to be sent"):format(count.images, count.sent))
     end
   end
   if term.interrupted() then return cli.stopped("interrupted", "INTERRUPTED") end

@@ -151,7 +151,7 @@ describe("download", function()
     assert.equal(0, code, all)
     says("2 batches, 8 images: 8 valid", p.out)
     says("8 texts written", p.out)
-    says("next: obatch clean", p.out)
+    says("next: obatch clean --image-dir 'data'", p.out)
     local taken = {}
     for i, path in ipairs(p.images) do
       if i == 4 then taken = {} end
@@ -193,8 +193,8 @@ describe("download", function()
     says("24 images have no text", p.out)
     says("data/02.png: refused: the model refused: I would rather not.", p.out)
     says("... and 4 more", p.out)
-    says("upload                 sends 23 of them once more", p.out)
-    says("download --resubmit    sends 24", p.out)
+    says("upload sends 23 of them once more", p.out)
+    says("this command with --resubmit sends 24", p.out)
     assert.equal(24, #p:lines("batch/unresolved.jsonl"))
     assert.equal("", p:text(4))
     code = p:download()
@@ -207,7 +207,7 @@ describe("download", function()
     support.write(p.path .. "/data/03.png.txt.api", "labelled")
     fs.remove(p.path .. "/data/26.png")
     p:download()
-    says("1 images have no text", p.out)
+    says("1 image has no text", p.out)
 
     fs.rename(("%s/batch/completed/%s.txt"):format(p.path, batch), ("%s/batch/%s.txt"):format(p.path, batch))
     assert.equal(3, (p:download()))
@@ -275,7 +275,7 @@ describe("download", function()
     term.sleep(0.5)
     local code, all = p:download "--once"
     assert.equal(0, code, all)
-    says("1 images have no text", p.out)
+    says("1 image has no text", p.out)
     says("1 batch is still running", p.out)
     assert.same({ "text of data|1.png", false, false }, p:texts())
     code = p:download("--once", "--resubmit")
@@ -469,25 +469,30 @@ describe("download --resubmit", function()
     if n == 3 then return asked <= 2 and { content = "cu", finish_reason = "length" } or "text 3" end
     if n == 4 then return { refusal = "no" } end
     if n == 5 then return asked == 1 and { missing = true } or "" end
+    if n == 7 then return { content = "", finish_reason = "length" } end
     return asked == 1 and { status = 400 } or "text of " .. request.custom_id]]
 
   it("sends exactly the images that have no text, as their records say, and stores what comes", function()
-    local p <close> = project({ "1.png", "2.png", "3.png", "4.png", "5.png", "\xFF 6.png" }, { model = MODEL })
+    local p <close> = project({ "1.png", "2.png", "3.png", "4.png", "5.png", "\xFF 6.png", "7.png" },
+      { model = MODEL, policy = "policy.token_limit.cap = 4096" })
     p:send()
     assert.equal(3, (p:download()))
-    says("5 images have no text", p.out)
+    says("6 images have no text", p.out)
     support.write(p.path .. "/data/\xFF 6.png.txt", "by hand")
     local code, all = p:download "--resubmit"
     assert.equal(3, code, all)
-    assert.same({ "text 1", "Read 2.png, a page of the ledger of 2.", "text 3", false, "", "by hand" }, p:texts())
+    assert.same({ "text 1", "Read 2.png, a page of the ledger of 2.", "text 3", false, "", "by hand", false },
+      p:texts())
     local paid = p:paid()
     assert.same({ 1, 2, 3, 2, 1 }, { paid["data|1.png"], paid["data|2.png"], paid["data|3.png"], paid["data|4.png"],
       paid["data|%FF 6.png"] })
-    says("1 images have no text", p.out)
+    says("2 images have no text", p.out)
     says("data/4.png: refused", p.out)
     local unresolved = p:lines("batch/unresolved.jsonl")
-    assert.same({ "data|4.png", "resubmit_001", "give_up" }, { unresolved[#unresolved].custom_id,
-      unresolved[#unresolved].batch, unresolved[#unresolved].action })
+    local last = unresolved[#unresolved]
+    assert.same({ "data|7.png", "resubmit_001", "give_up", 3 }, { last.custom_id, last.batch, last.action,
+      last.attempts })
+    assert.matches("cannot be raised", last.reason)
     local by_id = {}
     for _, entry in ipairs(p:lines("data/provenance.jsonl")) do by_id[entry.custom_id] = entry end
     assert.same({ "resubmit_001", 2 }, { by_id["data|2.png"].batch, by_id["data|2.png"].attempt })
@@ -505,7 +510,7 @@ describe("download --resubmit", function()
     for i, item in ipairs(json.decode(support.read(p.path .. "/batch/resubmit_002/completed.json")).items) do
       sent[i] = item.custom_id
     end
-    assert.same({ "data|%FF 6.png", "data|4.png" }, sent)
+    assert.same({ "data|%FF 6.png", "data|4.png", "data|7.png" }, sent)
   end)
 
   it("can be killed at any moment; the same command goes on, and nothing is paid twice", function()
@@ -538,8 +543,8 @@ describe("download --resubmit", function()
     says("interrupted", p.err)
     p.prefix = nil
     assert.equal(3, (p:download()))
-    says("download --resubmit    goes on", p.out)
-    assert.is_nil(p.out:find("have no text", 1, true))
+    says("this command with --resubmit goes on", p.out)
+    assert.is_nil(p.out:find("no text", 1, true))
     local again = assert(require "obatch.resubmit".unfinished(p.path .. "/batch"))
     assert.equal("data/1.png", again.items[1].path)
     assert.equal(0, (p:download "--resubmit"))

@@ -110,11 +110,37 @@ describe("the batch folder", function()
     local shelf <close> = assert(records.open { batch_dir = dir.path .. "/batch", completed_dir = dir.path .. "/done",
       log = print })
     support.write(dir.path .. "/batch/unresolved.jsonl", '{"batch":"b-0","path":"x')
-    assert(shelf:note_unresolved { { batch = "b-1", path = "data/\xE9\n.png", class = "missing" } })
-    assert(shelf:note_unresolved { { batch = "b-1", path = "twice" } })
+    local first = { batch = "b-1", custom_id = "1", path = "data/\xE9\n.png", class = "missing" }
+    local second = { batch = "b-1", custom_id = "2", path = "data/2.png", class = "missing" }
+    assert(shelf:note_unresolved { first })
+    assert(shelf:note_unresolved { first, second }) -- the rest of what a kill has cut off
     local found = {}
     for entry in shelf:unresolved() do found[#found + 1] = entry end
-    assert.same({ { batch = "b-1", path = "data/\xE9\n.png", class = "missing" } }, found)
+    assert.same({ first, second }, found)
+  end)
+
+  it("takes images from a folder whose name is no UTF-8", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox()
+    assert(fs.rename(project.base .. "/data", project.base .. "/d\xFF"))
+    assert.equal(0, (project:run("upload", box, { "--image-dir", "d\xFF" })), project.err)
+    assert.equal(0, (project:run("download", box)), project.err)
+    assert.equal("The text of d%FF|a|p-2.png.", fs.read(project.base .. "/d\xFF/a/p-2.png.txt"))
+  end)
+
+  it("goes on with what was downloaded when the service keeps a batch, but not its results", function()
+    local project <close> = pipeline.project { images = 1 }
+    local box <close> = project:sandbox()
+    project:run("upload", box)
+    project:run("download", box)
+    -- As a download that was killed before it stored anything, a month ago.
+    local output = project:batch_records("batch/completed")[1].batch.output_file_id
+    support.shell(("cd %s && mv batch/completed/* batch/ && rm data/*/*.txt batch/journal.jsonl"):format(
+      support.quote(project.base)))
+    assert.equal(0, (support.shell(("curl -sf -X DELETE -H 'Authorization: Bearer x' %s/files/%s"):format(box.url,
+      output))))
+    assert.equal(0, (project:run("download", box)), project.err)
+    assert.equal("The text of data|b c|p-1.png.", project:text("b c/p-1.png"))
   end)
 
   it("gives no two images one custom_id", function()

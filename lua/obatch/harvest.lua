@@ -9,6 +9,7 @@ local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
 local part_names = require "obatch.part"
+local progress = require "obatch.progress"
 local records = require "obatch.records"
 local sidecar = require "obatch.sidecar"
 local text = require "obatch.text"
@@ -16,9 +17,6 @@ local text = require "obatch.text"
 local harvest = {}
 local Harvest = {}
 Harvest.__index = Harvest
-
---- Lines of one kind that are told of; the others are counted.
-local MAX_NOTES = 10
 
 --- An image whose time is so much older than its batch (seconds) is believed to be the one that was
 --- sent if its size is the same; a younger one is read again. Uploading may have taken a while.
@@ -194,22 +192,11 @@ function Harvest:text_of(record)
   return page, steps
 end
 
---- A page with nothing on it: the model was done, and wrote nothing. Where text is asked for, that is an
---- answer, and asking again would be paid again.
-function Harvest:is_blank_page(record, result)
-  if self.rules.expect ~= "text" or result.class ~= "invalid" then return false end
-  if record.finish_reason ~= "stop" and record.state ~= "completed" then return false end
-  local answer = outcome.text(record.text)
-  return answer ~= nil and text.is_blank(answer)
-end
-
 --- Judges a line: { class=, reason=, text=, steps=, model=, tokens_in=, tokens_out= }, text for valid
 --- ones only.
 function Harvest:judge(record)
   local found = outcome.judge(record, self.rules)
-  if self:is_blank_page(record, found) then
-    found.class, found.reason, found.text, found.steps = "valid", nil, outcome.text(record.text), {}
-  elseif found.class == "valid" then
+  if found.class == "valid" then
     found.text, found.steps = self:text_of(record)
     if not found.text then found.class, found.reason, found.steps = "invalid", found.steps, nil end
   end
@@ -379,19 +366,6 @@ function Harvest:sync()
   return fs.sync(self.json_dir)
 end
 
---- Tells of odd things: the first few of each kind, then how many more there were.
-local function notes(log)
-  local counts = {}
-  return function(kind, format, ...)
-    counts[kind] = (counts[kind] or 0) + 1
-    if counts[kind] <= MAX_NOTES then log(format:format(...)) end
-  end, function()
-    for kind, count in pairs(counts) do
-      if count > MAX_NOTES then log(("... and %d more %s"):format(count - MAX_NOTES, kind)) end
-    end
-  end
-end
-
 --- Harvests a part whose result files are there. `part` has
 ---   batch_id, files    the batch, and the paths of its result files, output first
 ---   record             what was submitted: .items, .image_dir, .request (see obatch.records); an item
@@ -417,7 +391,7 @@ function harvest.part(part, options)
     counts = { submitted = 0, written = 0, same = 0, kept = 0, unwritten = 0, blank = 0, changed = 0, foreign = 0 },
   }, Harvest)
   local finish
-  self.note, finish = notes(options.log)
+  self.note, finish = progress.notes(options.log)
 
   local ok, message, code = self:know_items()
   for _, path in ipairs(part.files) do

@@ -8,6 +8,7 @@ local fs = require "obatch.fs"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
+local progress = require "obatch.progress"
 local request = require "obatch.request"
 
 local ledger = {}
@@ -93,26 +94,12 @@ function Ledger:members(n)
   return set
 end
 
---- Tells of odd result lines: the first few of each kind, then how many more there were.
-local MAX_NOTES = 10
-local function notes(log)
-  local counts = {}
-  return function(kind, format, ...)
-    counts[kind] = (counts[kind] or 0) + 1
-    if counts[kind] <= MAX_NOTES then log(format:format(...)) end
-  end, function()
-    for kind, count in pairs(counts) do
-      if count > MAX_NOTES then log(("... and %d more %s"):format(count - MAX_NOTES, kind)) end
-    end
-  end
-end
-
 --- Judges every line of a results file into `round`. `at(offset)` says where the line stands.
 --- true | nil, message, CODE.
 function Ledger:judge(path, round, at)
   local records, message, code = jsonl.scan(path, outcome.FIELDS)
   if not records then return nil, message, code end
-  local note, finish = notes(self.log)
+  local note, finish = progress.notes(self.log)
   for record in records do
     local id = record.custom_id
     local ordinal = type(id) == "string" and self.index:find(id) or nil

@@ -180,7 +180,10 @@ function outcome.judge(record, policy)
 
   local undecodable = spoiled.content or spoiled.output
   if undecodable then return is("invalid", "the text cannot be decoded: " .. undecodable) end
-  if not answer or text.is_blank(answer) then return is("invalid", "the answer holds no text") end
+  local is_complete = record.finish_reason == "stop" or record.state == "completed"
+  if not answer or text.is_blank(answer) and not (policy.allow_blank and is_complete) then
+    return is("invalid", "the answer holds no text")
+  end
 
   local value = answer
   if policy.expect == "json" then

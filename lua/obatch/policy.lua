@@ -66,6 +66,7 @@ local OPTIONAL = {
   schema = "table or string", -- a JSON Schema the answer must meet: a table, or the path of a file
   accept = "function",        -- accept(answer, item): true, or false and the reason. The answer is
                               -- the decoded JSON, or the text; item.custom_id, item.text
+  allow_blank = "boolean",    -- an answer that is complete and blank is a good one: a blank page
   page_text = "function",     -- page_text(answer, item): what of an image's answer goes beside the image, a
                               -- string, or nil and the reason; without it, the whole text
   refused_model = "string",   -- send what one model refused to this one

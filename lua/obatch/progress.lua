@@ -42,4 +42,21 @@ end
 function Progress:close() clear(self) end
 Progress.__close = clear
 
+--- How many odd things of one kind are told one by one.
+local MAX_NOTES = 10
+
+--- Tells of odd things: the first few of each kind, then how many more there were. Returns
+--- note(kind, format, ...) and finish().
+function progress.notes(log)
+  local counts = {}
+  return function(kind, format, ...)
+    counts[kind] = (counts[kind] or 0) + 1
+    if counts[kind] <= MAX_NOTES then log(format:format(...)) end
+  end, function()
+    for kind, count in pairs(counts) do
+      if count > MAX_NOTES then log(("... and %d more %s"):format(count - MAX_NOTES, kind)) end
+    end
+  end
+end
+
 return progress

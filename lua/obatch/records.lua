@@ -29,20 +29,29 @@ Shelf.__index = Shelf
 
 -- ---------------------------------------------------------------- records on disk
 
---- JSON cannot hold a path that is not UTF-8: such a one is kept as hexadecimal digits.
-local function encode_path(entry)
-  if utf8.len(entry.path) then return entry end
+--- A path as JSON can hold it: one that is not UTF-8 becomes { hex = its bytes in hexadecimal digits }.
+function records.encode_path(path)
+  if utf8.len(path) then return path end
+  return { hex = (path:gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)) }
+end
+
+function records.decode_path(value)
+  if type(value) ~= "table" then return value end
+  return (value.hex:gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end))
+end
+
+--- A copy of a table with its path, and its folder of images, for JSON.
+function records.with_paths(entry)
   local copy = {}
   for key, value in pairs(entry) do copy[key] = value end
-  copy.path, copy.path_hex = nil, entry.path:gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)
+  copy.path = entry.path and records.encode_path(entry.path)
+  copy.image_dir = entry.image_dir and records.encode_path(entry.image_dir)
   return copy
 end
 
-local function decode_path(entry)
-  if entry.path_hex then
-    entry.path = entry.path_hex:gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end)
-    entry.path_hex = nil
-  end
+--- Back again, in place.
+function records.restore_paths(entry)
+  entry.path, entry.image_dir = records.decode_path(entry.path), records.decode_path(entry.image_dir)
   return entry
 end
 
@@ -50,12 +59,13 @@ end
 local function encode_record(record, batch_text)
   local lines = { "{" }
   if batch_text then lines[#lines + 1] = ('"batch": %s,'):format(batch_text) end
+  local head = records.with_paths(record)
   for _, key in ipairs { "previous", "image_dir", "run", "part", "request" } do
-    if record[key] ~= nil then lines[#lines + 1] = ('"%s": %s,'):format(key, json.encode(record[key])) end
+    if head[key] ~= nil then lines[#lines + 1] = ('"%s": %s,'):format(key, json.encode(head[key])) end
   end
   lines[#lines + 1] = '"items": ['
   for i, item in ipairs(record.items) do
-    lines[#lines + 1] = json.encode(encode_path(item)) .. (i < #record.items and "," or "")
+    lines[#lines + 1] = json.encode(records.with_paths(item)) .. (i < #record.items and "," or "")
   end
   lines[#lines + 1] = "]}\n"
   return table.concat(lines, "\n")
@@ -70,7 +80,8 @@ local function read_record(path)
   if type(record) ~= "table" or type(record.items) ~= "table" then
     return { previous = text.printable(content), image_dir = "" }
   end
-  for _, item in ipairs(record.items) do decode_path(item) end
+  records.restore_paths(record)
+  for _, item in ipairs(record.items) do records.restore_paths(item) end
   record.batch_text = json.raw(content, "/batch")
   return record
 end
@@ -432,7 +443,7 @@ function Shelf:unresolved()
       local line = next_line(state)
       if not line then return nil end
       local entry = line.text and json.decode(line.text)
-      if type(entry) == "table" then return decode_path(entry) end
+      if type(entry) == "table" then return records.restore_paths(entry) end
     end
   end
 end
@@ -444,14 +455,17 @@ function Shelf:ends_torn(name)
   return file:read(1) ~= "\n"
 end
 
---- Adds entries of one batch to unresolved.jsonl, durably; nothing when the batch has its entries.
+--- Adds entries of one batch to unresolved.jsonl, durably; those that are there already are not doubled.
 function Shelf:note_unresolved(entries)
   if #entries == 0 then return true end
+  local known, lines = {}, {}
   for entry in self:unresolved() do
-    if entry.batch == entries[1].batch then return true end
+    if entry.batch == entries[1].batch then known[entry.custom_id] = true end
   end
-  local lines = {}
-  for i, entry in ipairs(entries) do lines[i] = json.encode(encode_path(entry)) .. "\n" end
+  for _, entry in ipairs(entries) do
+    if not known[entry.custom_id] then lines[#lines + 1] = json.encode(records.with_paths(entry)) .. "\n" end
+  end
+  if #lines == 0 then return true end
   local file <close>, message, code = fs.append(self:path("unresolved.jsonl"))
   if not file then return nil, message, code end
   -- A crash may have left half an entry: it must not spoil the next one.

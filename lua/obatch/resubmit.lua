@@ -24,17 +24,6 @@ Resubmission.__index = Resubmission
 
 -- ---------------------------------------------------------------- records on disk
 
---- JSON cannot hold a path that is not UTF-8: such a one is kept as hexadecimal digits.
-local function encode_path(path)
-  if utf8.len(path) then return path end
-  return { hex = (path:gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)) }
-end
-
-local function decode_path(value)
-  if type(value) ~= "table" then return value end
-  return (value.hex:gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end))
-end
-
 --- { requests = { [batch id] = settings }, items = { { custom_id, path, image_dir, origin, ... }, ... } },
 --- where origin is the batch whose settings an item has. nil, message, CODE.
 local function read_record(path)
@@ -42,19 +31,13 @@ local function read_record(path)
   if not content then return nil, message, code end
   local record, problem = json.decode(content)
   if type(record) ~= "table" then return nil, ("%s: %s"):format(path, problem or "not a record"), "DAMAGED" end
-  for _, item in ipairs(record.items) do
-    item.path, item.image_dir = decode_path(item.path), decode_path(item.image_dir)
-  end
+  for _, item in ipairs(record.items) do records.restore_paths(item) end
   return record
 end
 
 local function write_record(path, record)
   local items = json.array {}
-  for i, item in ipairs(record.items) do
-    items[i] = {}
-    for key, value in pairs(item) do items[i][key] = value end
-    items[i].path, items[i].image_dir = encode_path(item.path), encode_path(item.image_dir)
-  end
+  for i, item in ipairs(record.items) do items[i] = records.with_paths(item) end
   return fs.write(path, json.encode { requests = record.requests, items = items } .. "\n")
 end
 
@@ -100,6 +83,7 @@ local function submitted_with(batch_id, batch_dir, completed_dir)
   if type(record) ~= "table" or type(record.items) ~= "table" then
     return function() return nil, ("there is no record of batch %s any more"):format(batch_id) end
   end
+  records.restore_paths(record)
   for _, item in ipairs(record.items) do items[item.custom_id] = item end
   return function(custom_id)
     local item = items[custom_id]
@@ -187,20 +171,23 @@ function Resubmission:run(options)
   return loop.run(options)
 end
 
---- custom_id -> { class=, reason=, action=, attempts= } of what the loop left without a good answer.
-local function failures_in(dir, iterations)
-  local found = {}
-  local function add(path, action)
-    local lines = jsonl.scan(path, { custom_id = "/custom_id", class = "/class", reason = "/reason",
-      attempts = "/attempts" })
+--- custom_id -> { class=, reason=, action=, attempts= } of what the loop left without a good answer;
+--- attempts are all that the image has had.
+function Resubmission:failures(iterations)
+  local found, before = {}, {}
+  for _, item in ipairs(self.items) do before[item.custom_id] = item.attempt - 1 end
+  local function add(name, action)
+    local lines = jsonl.scan(self.dir .. "/" .. name,
+      { custom_id = "/custom_id", class = "/class", reason = "/reason", attempts = "/attempts" })
     for line in lines or function() end do
       if line.custom_id then
-        found[line.custom_id] = { class = line.class, reason = line.reason, action = action, attempts = line.attempts }
+        found[line.custom_id] = { class = line.class, reason = line.reason, action = action,
+          attempts = before[line.custom_id] + line.attempts }
       end
     end
   end
-  add(("%s/iteration_%d/unresolved_iteration_%d.jsonl"):format(dir, iterations, iterations), "resend")
-  add(dir .. "/given_up.jsonl", "give_up")
+  add(("iteration_%d/unresolved_iteration_%d.jsonl"):format(iterations, iterations), "resend")
+  add("given_up.jsonl", "give_up")
   return found
 end
 
@@ -212,7 +199,7 @@ function Resubmission:part(iterations)
     local path = ("%s/iteration_%d/invalid_results_iteration_%d.jsonl"):format(self.dir, n, n)
     if fs.stat(path) then files[#files + 1] = path end
   end
-  return { batch_id = self.name, files = files, failures = failures_in(self.dir, iterations),
+  return { batch_id = self.name, files = files, failures = self:failures(iterations),
     record = { items = self.items } }
 end
 

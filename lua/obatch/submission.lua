@@ -220,8 +220,8 @@ end
 function Submission:trouble(part, message, code)
   if code == "AUTH" or code == "QUOTA" or code == "INTERRUPTED" then return self:stop(message, code, true) end
   if code:find("^E%u") then return self:stop(message, code, true) end -- the disk, not the network
-  -- An outage lasts for many looks; each reason is told once, whatever the request's number.
-  local reason = message:gsub(" %(request [^)]*%)", "")
+  -- An outage lasts for many looks; each reason is told once, whatever the request's number or time.
+  local reason = message:gsub(" %(request [^)]*%)", ""):gsub("%d+ ms", "")
   if part.trouble ~= reason then self.log(message .. "; looking again later") end
   part.trouble = reason
   return false
@@ -315,6 +315,8 @@ function Submission:fetch(part, kind, id)
     return path:match("[^/]*$")
   end
   if code == "CLOSED" then part.tries[kind] = tries end
+  local kept = code == "NOT_FOUND" and kind == "output" and self.store.kept_results and self.store:kept_results(part)
+  if kept then return kept[1] end
   if code == "NOT_FOUND" and gone(part, kind) then
     self.log(("%s. It is gone for good; requests that only it answers count as missing"):format(message))
     return false
