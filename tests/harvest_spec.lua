@@ -8,8 +8,8 @@ local support = require "support"
 
 --- A policy of its own for each test.
 local function rules(changes)
-  local list = { expect = "text", allow_blank = true, repair = false, attempts = { invalid = 4, truncated = 4, refused = 1, transient = 6,
-    permanent = 1, missing = 6 } }
+  local list = { expect = "text", allow_blank = true, repair = false, attempts = { invalid = 4, truncated = 4,
+    refused = 1, transient = 6, permanent = 1, missing = 6 } }
   function list.action(item)
     local limit = list.attempts[item.class]
     return limit and item.counts[item.class] >= limit and "give_up" or "resend"
@@ -462,15 +462,16 @@ describe("a batch of an earlier script", function()
 
   it("finds its images by the paths that its custom_ids were made from", function()
     local p <close> = project("a.jpg", "sub/b.jpg")
-    legacy(p, { p:id(1), p:id(2), "|etc|passwd", p.path:gsub("/", "|") .. "|gone.jpg", "..|data|a.jpg", "a\0b.jpg",
-      "/x" })
+    support.write(p.path .. "/secret", "not an image")
+    local below = p.path:gsub("/", "|")
+    legacy(p, { p:id(1), p:id(2), below .. "|secret", below .. "|gone.jpg", "..|data|a.jpg", "a\0b.jpg", "/x" })
     local lines = {}
     for i, item in ipairs(p.part.record.items) do lines[i] = answer(item.custom_id, "text " .. i) end
     p:results(table.unpack(lines))
     local counts = assert(p:harvest())
     assert.same({ "text 1", "text 2" }, { p:text(1), p:text(2) })
     assert.same({ 7, 2, 5 }, { counts.valid, counts.written, counts.unwritten })
-    assert.is_nil(fs.lstat("/etc/passwd.txt"))
+    assert.is_nil(fs.lstat(p.path .. "/secret.txt"))
   end)
 
   it("finds them below --image-dir, as it is given or by its real path, also behind a link", function()
