@@ -1,0 +1,549 @@
+--- Detectors: which texts are beyond what cleaning can mend.
+--
+-- Each looks at a cleaned text and gives a score and the reason; the scores add up, and a text from
+-- `threshold` on is labelled. Numbers and list can be changed by a file given to --rules, which
+-- returns nothing:
+--
+--     local detectors = require "obatch.detectors"
+--     detectors.limits.replaced_share = 0.05
+--     detectors.remove "length"
+--     table.insert(detectors.list, { name = "stamps", score = function(text, context)
+--       if text:find("MICROFILMED", 1, true) then return 1, "nothing but the film's leader" end
+--       return 0
+--     end })
+--
+-- A page may be an index, a table, a form with dotted lines, a poem with a refrain, in any script:
+-- what such pages have in common with bad texts scores low or not at all.
+
+local cleaning = require "obatch.cleaning"
+local json = require "obatch.json"
+local text = require "obatch.text"
+
+local detectors = {
+  --- A text whose scores reach this is labelled.
+  threshold = 1,
+
+  limits = {
+    --- A loop: the same words, one time after the other. Short words and numbers repeat in honest
+    --- tables, so how often is too often depends on the bytes of what is repeated: from `bytes` on,
+    --- `times` are too many. (Numbers count as the first entry.)
+    loops = { { bytes = 0, times = 400 }, { bytes = 2, times = 100 }, { bytes = 4, times = 40 },
+      { bytes = 12, times = 10 }, { bytes = 100, times = 6 }, { bytes = 200, times = 4 } },
+    --- Where there is hardly anything else in the text, so many times are too many for any word.
+    loop_alone = 20,
+    --- A loop that is this share of the text, or this many bytes, is reason enough.
+    loop_share = 0.3,
+    loop_bytes = 2000,
+    --- A text with this share of dotted lines is a form, whose rows may repeat so many times as often.
+    leader_share = 0.3,
+    form_factor = 10,
+    --- So may rows that differ in their numbers only: accounts.
+    counting_factor = 6,
+    --- Share of the text's runs of six words that were there before: half a reason, a reason.
+    repeated_share = { 0.6, 0.8 },
+    --- One sign (a dot, a dash) so often in a row.
+    sign_run = 10000,
+
+    --- Share of characters that no language uses.
+    odd_share = 0.05,
+    --- Of replacement characters (U+FFFD): this share, or this many.
+    replaced_share = 0.01,
+    replaced = 10,
+    --- Of words as no language writes them ("JoJotWoIe", "yea}", "Ja}Jaq", "bst3st").
+    garbled_share = 0.05,
+
+    --- A folder of fewer texts says nothing about their length.
+    folder_texts = 10,
+    --- So many times shorter, longer, or far longer than the folder's median.
+    shorter = 20,
+    longer = 20,
+    far_longer = 100,
+    --- Characters that fit on no page.
+    page = 200000,
+
+    --- Bytes of a refusal: in a longer text the same words are its content.
+    refusal = 600,
+  },
+}
+
+local limits = detectors.limits
+
+--- Words for a reason: one line, not endless.
+local function quoted(words)
+  local line = text.printable((words:gsub("[ \t\n]+", " ")))
+  local short = text.cut(line, 50)
+  return ('"%s%s"'):format(short, #short < #line and "..." or "")
+end
+
+-- ---------------------------------------------------------------- repetition
+
+--- More words than this are not looked at; a longer text is too long for a page anyhow.
+local MAX_WORDS = 200000
+
+--- A word of more bytes than this is taken apart into characters: scripts without spaces, "ooooo...".
+local LONG_WORD = 60
+
+--- The words of a text: lists of their numbers (equal words have equal numbers) and of the byte
+--- positions where they begin and end, and the list of words by number. Punctuation counts for
+--- nothing.
+local function words_of(content)
+  local ids, starts, stops, numbers, words = {}, {}, {}, {}, {}
+  local n = 0
+  local function add(word, start)
+    local id = numbers[word]
+    if not id then
+      id = #words + 1
+      numbers[word], words[id] = id, word
+    end
+    n = n + 1
+    ids[n], starts[n], stops[n] = id, start, start + #word - 1
+  end
+  for start, word in content:gmatch("()([0-9A-Za-z\x80-\xFF]+)") do
+    if #word <= LONG_WORD then
+      add(word, start)
+    else
+      for at, character in word:gmatch("()([%z\1-\x7F\xC2-\xFD]?[\x80-\xBF]*)") do
+        if character ~= "" then add(character, start + at - 1) end
+        if n >= MAX_WORDS then break end
+      end
+    end
+    if n >= MAX_WORDS then break end
+  end
+  return ids, starts, stops, words
+end
+
+--- Words of the grams by which a repetition is noticed, and by which novelty is measured.
+local NOTICE, NOVELTY = 3, 6
+local BASE = 0x5851F42D4C957F2D
+
+--- Calls visit(i, hash) for each run of k words, i being its last one. The hash is a polynomial,
+--- modulo 2^64.
+local function each_gram(ids, k, visit)
+  local hash, drop = 0, 1
+  for _ = 1, k do drop = drop * BASE end
+  for i = 1, #ids do
+    hash = hash * BASE + ids[i]
+    if i > k then hash = hash - ids[i - k] * drop end
+    if i >= k then visit(i, hash) end
+  end
+end
+
+--- The stretches in which the same words come one time after the other: { first=, last=, period= },
+--- in words, each at least twice the period.
+local function stretches(ids)
+  local found, last_at = {}, {}
+  local period, first
+  local function close(last)
+    if period and last - first + 1 >= 2 * period then
+      found[#found + 1] = { first = first, last = last, period = period }
+    end
+    period = nil
+  end
+  each_gram(ids, NOTICE, function(i, hash)
+    if period and ids[i] ~= ids[i - period] then close(i - 1) end
+    if not period and last_at[hash] then
+      period = i - last_at[hash]
+      first = last_at[hash] - NOTICE + 1
+    end
+    last_at[hash] = i
+  end)
+  close(#ids)
+  return found
+end
+
+--- Whether dotted lines, rows of dashes and the like are a good part of it.
+local function is_form(content)
+  local leaders = 0
+  for _, leader in ipairs { "%.%.%.+", "___+", "%-%-%-+", "\u{2026}" } do
+    for first, last in content:gmatch("()" .. leader .. "()") do leaders = leaders + last - first end
+  end
+  return leaders >= limits.leader_share * #content
+end
+
+--- How often is too often for a unit of so many bytes that is such a share of the text.
+local function too_often(bytes, share)
+  local times
+  for _, loop in ipairs(limits.loops) do
+    if bytes >= loop.bytes then times = loop.times end
+  end
+  return bytes > 0 and share > 0.9 and math.min(times, limits.loop_alone) or times
+end
+
+--- Looks for loops, in which the same words come `factor` times as often as is too often.
+local function loop_score(content, ids, starts, stops, words, factor)
+  local covered, worst, twice = 0, nil, nil
+  for _, stretch in ipairs(stretches(ids)) do
+    local bytes, letters = 0, false
+    for i = stretch.first, stretch.first + stretch.period - 1 do
+      bytes = bytes + stops[i] - starts[i] + 1
+      letters = letters or words[ids[i]] ~= nil and words[ids[i]]:find("[^0-9]") ~= nil
+    end
+    local times = (stretch.last - stretch.first + 1) / stretch.period
+    local size = stops[stretch.last] - starts[stretch.first] + 1
+    if times >= factor * too_often(letters and bytes or 0, size / #content) then
+      covered = covered + size
+      if not worst or size > worst.size then
+        worst = { size = size, times = times // 1, words = stretch.period,
+          text = content:sub(starts[stretch.first], stops[stretch.first + stretch.period - 1]) }
+      end
+    elseif bytes >= 150 and size >= #content * 0.8 then
+      twice = times // 1
+    end
+  end
+  if worst then
+    local much = covered >= limits.loop_bytes or covered >= limits.loop_share * #content
+    return much and 1 or 0.5, ("%s %d times in a row"):format(quoted(worst.text), worst.times)
+  elseif twice then
+    return 0.5, ("all of it is there %d times"):format(twice)
+  end
+  return 0
+end
+
+--- How much of the text was there before, word for word: loops that vary a little. Runs of few
+--- different words (Yes No No Yes) are tables.
+local function novelty_score(ids)
+  if #ids < 200 then return 0 end
+  local seen, repeated = {}, 0
+  each_gram(ids, NOVELTY, function(i, hash)
+    if not seen[hash] then
+      seen[hash] = true
+      return
+    end
+    local different = 0
+    for a = i - NOVELTY + 1, i do
+      local is_new = 1
+      for b = i - NOVELTY + 1, a - 1 do
+        if ids[a] == ids[b] then is_new = 0 end
+      end
+      different = different + is_new
+    end
+    if different >= 4 then repeated = repeated + 1 end
+  end)
+  local share = repeated / #ids
+  local half, whole = limits.repeated_share[1], limits.repeated_share[2]
+  if share < half then return 0 end
+  return share >= whole and 1 or 0.5, ("%d%% of it was there before, word for word"):format(share * 100 // 1)
+end
+
+--- The longest run of one ASCII sign, blanks and line breaks between them not counted.
+local function sign_run(content)
+  local longest, sign = 0, nil
+  for run in content:gmatch("[^0-9A-Za-z\x80-\xFF]+") do
+    if #run > longest then
+      local n, previous = 0, nil
+      for char in run:gmatch("[^ \t\r\n]") do
+        n = char == previous and n + 1 or 1
+        previous = char
+        if n > longest then longest, sign = n, char end
+      end
+    end
+  end
+  return longest, sign
+end
+
+local function repetition(content)
+  local ids, starts, stops, words = words_of(content)
+  local form = is_form(content)
+  local factor = form and limits.form_factor or 1
+  local score, reason = loop_score(content, ids, starts, stops, words, factor)
+  local function or_else(other, why)
+    if other > score then score, reason = other, why end
+  end
+  if score < 1 and not form then or_else(novelty_score(ids)) end
+  if score < 1 then
+    for i, id in ipairs(ids) do
+      if not words[id]:find("[^0-9]") then ids[i] = 0 end
+    end
+    local other, why = loop_score(content, ids, starts, stops, words, factor * limits.counting_factor)
+    or_else(other, why and why .. ", but for numbers")
+  end
+  if score < 1 then
+    local run, sign = sign_run(content)
+    if run >= limits.sign_run then or_else(1, ("'%s' %d times in a row"):format(sign, run)) end
+  end
+  return score, reason
+end
+
+-- ---------------------------------------------------------------- characters
+
+--- Whether a code point is no character of any language: private use, what Unicode will never or has
+--- not yet assigned (planes 4 to 13), controls.
+local function is_odd(code)
+  return code < 0x20 and code ~= 9 and code ~= 10 and code ~= 13 or code >= 0x7F and code <= 0x9F
+    or code >= 0xE000 and code <= 0xF8FF or code >= 0xFDD0 and code <= 0xFDEF or code & 0xFFFE == 0xFFFE
+    or code >= 0xFFF0 and code <= 0xFFFC or code >= 0x40000
+end
+
+--- UTF-8 taken for Windows-1252: "Ã©", "â€™".
+local function is_mistaken(previous, code)
+  return (previous == 0xC2 or previous == 0xC3) and code >= 0xA0 and code <= 0xBF
+    or previous == 0xE2 and code == 0x20AC
+end
+
+local function odd_characters(content)
+  if not utf8.len(content) or not content:find("[\x80-\xFF\0-\8\11\12\14-\31\127]") then return 0 end
+  local odd, all, previous = 0, 0, 0
+  for _, code in utf8.codes(content) do
+    if code > 32 then all = all + 1 end
+    if is_odd(code) then odd = odd + 1
+    elseif is_mistaken(previous, code) then odd = odd + 2 end
+    previous = code
+  end
+  if odd == 0 then return 0 end
+  local share = odd / math.max(all, 1)
+  return math.min(1, share / limits.odd_share),
+    ("%d of %d characters are of no language"):format(odd, all)
+end
+
+local function replacement_characters(content)
+  local _, n = content:gsub("\u{FFFD}", "")
+  if n == 0 then return 0 end
+  local share = n / (utf8.len(content) or #content)
+  local score = n >= limits.replaced and 1 or math.min(1, 0.2 + share / limits.replaced_share * 0.8)
+  return score, ("%d replacement character%s (U+FFFD)"):format(n, n == 1 and "" or "s")
+end
+
+-- ---------------------------------------------------------------- garbled words
+
+--- Fewer words than this say nothing; more are not looked at.
+local FEW_WORDS, ENOUGH_WORDS = 20, 20000
+
+--- Begins of names that have a capital within: McGinnis, DeLong.
+local NAMES = { Mc = true, Mac = true, De = true, Di = true, Du = true, La = true, Le = true, Van = true, Von = true,
+  Fitz = true, St = true }
+
+--- Whether a word of ASCII letters looks like an engine's guess at ink: a capital within it, a bracket
+--- at a letter, a digit between small letters, a lone consonant.
+local function is_garbled(word)
+  for run in word:gmatch("[A-Za-z]+") do
+    if #run > 3 then
+      local inner = run:find("%l%u") and not NAMES[run:match("^(%u%l+)%u")] and not run:find("^%l%l?%u%l+$")
+      if inner or run:find("%u%u+%l") and not run:find("^%u+s$") then return true end
+    end
+  end
+  return word:find("[%]{}|~]%a") or word:find("%a[{}|~]") or word:find("%[%[") or word:find("%a%[%a*%]?%a")
+    and not word:find("%]") or word:find("%l%d+%l") or word:find("%d%u%l")
+    or #word == 1 and word:find("[b-df-hj-np-tvx><~^\\`{}]")
+end
+
+--- Formulas and programs are written that way.
+local function is_formal(content, words)
+  local _, equations = content:gsub("=", "")
+  local _, commands = content:gsub("\\%a%a", "")
+  local _, signs = content:gsub("\xE2\x88[\x80-\xBF]", "") -- U+2200 to U+223F
+  return equations * 20 >= words or commands >= 3 or signs >= 3 or content:find('^[ \t\r\n]*[{%[][ \t\r\n]*["{]')
+end
+
+local function garbled_words(content, context)
+  if context.json then return 0 end
+  local words, garbled, scraps = 0, 0, 0
+  for word in content:gmatch("[^ \t\r\n]+") do
+    words = words + 1
+    if is_garbled(word) then garbled = garbled + 1 end
+    if #word <= 2 and word:find("[^0-9]") then scraps = scraps + 1 end
+    if words == ENOUGH_WORDS then break end
+  end
+  local share = garbled / words
+  if words < FEW_WORDS or share < 0.01 or is_formal(content, words) then return 0 end
+  local score = math.min(1, share / limits.garbled_share, garbled / 5)
+  -- Such a text falls to pieces as well: of honest pages hardly any has more than a third of them.
+  if share >= 0.02 then score = math.min(1, score + math.max(0, scraps / words - 0.35)) end
+  return score, ("%d of %d words are garbled, %d are scraps"):format(garbled, words, scraps)
+end
+
+-- ---------------------------------------------------------------- length
+
+--- The length that context.median is the median of.
+function detectors.length(content) return utf8.len(content) or #content end
+
+local function length(content, context)
+  local n = detectors.length(content)
+  if n > limits.page then return 1, ("%d characters: no page has so many"):format(n) end
+  if not context.median or context.texts < limits.folder_texts then return 0 end
+  local function reason(format, times)
+    return format:format(n, times, context.median, context.texts)
+  end
+  if n * limits.shorter < context.median then
+    return 0.6, reason("%d characters, less than 1/%d of the median (%.0f) of %d texts", limits.shorter)
+  elseif n > context.median * limits.far_longer then
+    return 1, reason("%d characters, more than %d times the median (%.0f) of %d texts", limits.far_longer)
+  elseif n > context.median * limits.longer then
+    return 0.6, reason("%d characters, more than %d times the median (%.0f) of %d texts", limits.longer)
+  end
+  return 0
+end
+
+-- ---------------------------------------------------------------- words of the model
+
+--- How a refusal begins, in lower case: as models speak, and as people may write, too.
+local CASUAL = { "i'm sorry", "i'm afraid", "i'm unable to ", "i'm not able to ", "sorry, ", "sorry but ", "i can't ",
+  "i couldn't ", "i don't have ", "i won't be able to ", "as an ai", "as a language model" }
+local FORMAL = { "i am sorry", "i am afraid", "i am unable to ", "i am not able to ", "unable to ", "i cannot ",
+  "i can not ", "i could not ", "i do not have ", "i apologi[sz]e" }
+
+--- What a refusal is about. People of 1909 were sorry, too, but hardly of the second ones.
+local REFUSED = { "assist", "help", "comply", "request", "provide", "view ", "identify", "legible", "read ", "see " }
+local ABOUT_THE_TASK = { "assist with", "help with", "help you with that", "transcri", "the image", "this image",
+  "any image", "images", "extract", "process th", "the text in ", "the text from ", "this request", "that request",
+  "language model", "as an ai" }
+
+--- A remark about the image in place of its text.
+local REMARKS = { "the image is ", "the image appears ", "the image you", "the provided image", "the image does",
+  "the image contains no", "this image is ", "this image appears ", "this image does", "there is no .-text",
+  "there's no .-text", "no text ", "no legible text", "no visible text" }
+local ABOUT_IMAGE = { "image", "photo", "scan" }
+
+local function has_any(words, patterns, first)
+  for _, pattern in ipairs(patterns) do
+    if words:find((first and "^" or "") .. pattern) then return true end
+  end
+  return false
+end
+
+--- Whether a short text is a model's words and not a page's.
+local function is_refusal(content)
+  if #content > limits.refusal then return false end
+  local words = content:lower():gsub("\u{2019}", "'"):gsub("^[ \t\r\n\"'(%[*_]+", "")
+  local casual = has_any(words, CASUAL, true)
+  return casual and has_any(words, REFUSED)
+    or (casual or has_any(words, FORMAL, true)) and has_any(words, ABOUT_THE_TASK)
+    or has_any(words, REMARKS, true) and has_any(words, ABOUT_IMAGE)
+end
+
+local function collect_strings(value, into)
+  if type(value) == "string" then into[#into + 1] = value
+  elseif type(value) == "table" then
+    for _, member in pairs(value) do collect_strings(member, into) end
+  end
+  return into
+end
+
+local function refusal(content)
+  if is_refusal(content) then return 1, "a model's words instead of the page: " .. quoted(content) end
+  if content:find("^[ \t\r\n]*[{%[]") and json.check(content, "decodable") then
+    for _, string in ipairs(collect_strings(json.decode(content), {})) do
+      if is_refusal(string) then return 1, "a model's words instead of the page: " .. quoted(string) end
+    end
+  elseif content:lower():find("as an ai language model", 1, true) then
+    return 0.6, "a model speaks in it: 'As an AI language model'"
+  end
+  return 0
+end
+
+-- ---------------------------------------------------------------- the rest
+
+local function broken_json(content, context)
+  if not context.json then return 0 end
+  local ok, message, at = json.check(content)
+  if ok then return 0 end
+  return 1, ("%s at byte %d"):format(message, at)
+end
+
+--- Many honest pages end in the middle of a sentence, so this only ever adds to something else. A last
+--- line much shorter than the longest is a signature.
+local function cut_off(content, context)
+  local body = content:match("^.*[^ \t\r\n]")
+  if context.json or not body:find("[a-z,-]", -1) then return 0 end
+  local last = body:match("^.*\n(.*)$") or body
+  local _, words = content:sub(-400):gsub("[A-Za-z\x80-\xFF]+", "")
+  local longest = 0
+  for line in content:gmatch("[^\n]+") do longest = math.max(longest, #line) end
+  if words < 12 or #last * 2 < longest then return 0 end
+  return 0.4, "ends in the middle of a sentence"
+end
+
+local function invalid_utf8(content)
+  local ok, at = utf8.len(content)
+  if ok then return 0 end
+  return 1, ("not UTF-8 from byte %d on"):format(at)
+end
+
+--- What is looked at, in this order. score(text, context) -> score, reason (none for a score of 0).
+--- The context has
+---   json      whether the text should be JSON
+---   texts     how many texts that are not blank its folder holds
+---   median    their median length in characters (detectors.length), after cleaning
+detectors.list = {
+  { name = "invalid UTF-8", score = invalid_utf8 },
+  { name = "repetition", score = repetition },
+  { name = "odd characters", score = odd_characters },
+  { name = "replacement characters", score = replacement_characters },
+  { name = "garbled words", score = garbled_words },
+  { name = "length", score = length },
+  { name = "refusal", score = refusal },
+  { name = "broken JSON", score = broken_json },
+  { name = "cut off", score = cut_off },
+}
+
+--- Takes a detector off the list.
+function detectors.remove(name)
+  for i, detector in ipairs(detectors.list) do
+    if detector.name == name then
+      table.remove(detectors.list, i)
+      return
+    end
+  end
+  error(("detectors: there is no detector '%s'"):format(tostring(name)), 2)
+end
+
+--- Judges a text. Returns whether it is to be labelled, its score, and the reasons with their scores
+--- (a list of strings, the empty one for a text without a fault). A blank text is a blank page.
+function detectors.judge(content, context)
+  local total, reasons = 0, {}
+  if text.is_blank(content) then return false, total, reasons end
+  for _, detector in ipairs(detectors.list) do
+    local score, reason = detector.score(content, context)
+    if type(score) ~= "number" then
+      error(("detectors: '%s' returned a %s, not a score"):format(detector.name, type(score)), 0)
+    end
+    if score > 0 then
+      total = total + score
+      reasons[#reasons + 1] = ("%s %.2f (%s)"):format(detector.name, score, reason or "no reason given")
+    end
+  end
+  return total >= detectors.threshold - 1e-9, total, reasons
+end
+
+-- ---------------------------------------------------------------- changes by the user
+
+--- The type of each limit, to hold against what a rules file makes of it.
+local LIMIT_TYPES = {}
+for name, value in pairs(limits) do LIMIT_TYPES[name] = type(value) end
+
+--- What is wrong with the detectors and their numbers; nil when nothing is.
+local function fault()
+  if type(detectors.threshold) ~= "number" then return "detectors.threshold must be a number" end
+  if detectors.limits ~= limits then
+    return "detectors.limits: change single numbers, as in detectors.limits.page = 50000"
+  end
+  for name, kind in pairs(LIMIT_TYPES) do
+    if type(limits[name]) ~= kind then return ("detectors.limits.%s must be a %s"):format(name, kind) end
+  end
+  return cleaning.list_fault("detectors.list", detectors.list, "score")
+end
+
+--- Runs a file that changes cleaning and detectors (nil: none), and checks both. Returns true, or nil
+--- and what is wrong.
+function detectors.load(path)
+  if path then
+    local chunk, message = loadfile(path, "t")
+    if not chunk then return nil, message end
+    local ok, result = xpcall(chunk, function(problem) return debug.traceback(tostring(problem), 2) end)
+    if not ok then return nil, result end
+    if result ~= nil and result ~= true then
+      return nil, path .. ': a rules file changes require "obatch.cleaning" and require "obatch.detectors", and '
+        .. "returns nothing"
+    end
+  end
+  local problem = cleaning.fault() or fault()
+  if problem then return nil, (path and path .. ": " or "") .. problem end
+  return true
+end
+
+local function guard(fields, name)
+  return setmetatable(fields, { __newindex = function(_, key)
+    error(("%s: there is no '%s'"):format(name, tostring(key)), 2)
+  end })
+end
+guard(limits, "detectors.limits")
+return guard(detectors, "detectors")

@@ -1,0 +1,307 @@
+--- Sends the labelled texts (IMAGE.txt.api) through the Batch API, and takes the label off those that
+--- come back good.
+--
+-- The recipe: finish the run that was begun before, if there is one; then look at every labelled text,
+-- leave out what cannot be sent or was tried often enough, send the others through the correction loop,
+-- and put what came back good in its place. Good is what the detectors let pass after cleaning
+-- (lua/obatch/detectors.lua, cleaning.lua; --rules changes them). The text that was there stays as
+-- IMAGE.txt.before until --purge.
+
+local cleaning = require "obatch.cleaning"
+local cli = require "obatch.cli"
+local detectors = require "obatch.detectors"
+local fs = require "obatch.fs"
+local jsonl = require "obatch.jsonl"
+local mending = require "obatch.mending"
+local openai = require "obatch.openai"
+local policy = require "obatch.policy"
+local progress = require "obatch.progress"
+local prompt = require "obatch.prompt"
+local records = require "obatch.records"
+local request = require "obatch.request"
+local sidecar = require "obatch.sidecar"
+local term = require "obatch.term"
+local text = require "obatch.text"
+local texts = require "obatch.texts"
+
+--- Bytes of a text that go into a request. The rest of a longer one is left to its image.
+local MAX_SENT = 100000
+
+--- Submissions of one run at most: those that the service owes (expired, transient) included.
+local MAX_ITERATIONS = 10
+
+local parser = cli.parser("deep_clean", "Sends the labelled texts (IMAGE.txt.api) through the Batch API. A good answer "
+  .. "becomes IMAGE.txt, and what was there is kept as IMAGE.txt.before.")
+parser:option("--image-dir", "Folder of the images, with all folders in it."):argname("DIR"):count(1)
+parser:flag("--with-image", "Send the image with its text.")
+parser:option("--prompt-file", "What the model is asked; {text} is the text (else it comes last), {name}, {path} and "
+  .. "{dir} are those of the image (default: scripts/deep_clean_prompt.txt)."):argname("FILE")
+parser:option("--job-dir", "Folder of the runs: what was sent and received, and the attempts."):argname("DIR")
+  :default("deep_clean")
+parser:option("--max-attempts", "Answers that are not good before a text is left for a person."):argname("N")
+  :default("3"):convert(cli.positive_integer)
+parser:flag("--json", "The texts are to be JSON.")
+parser:option("--rules", "A file that changes lua/obatch/cleaning.lua or detectors.lua."):argname("FILE")
+parser:option("--policy", "Rules that differ from the default ones (see lua/obatch/policy.lua)."):argname("FILE")
+parser:option("--model", "The model."):argname("NAME"):default("gpt-4o")
+parser:option("--endpoint", "The endpoint of the requests."):default("/v1/chat/completions")
+  :choices { "/v1/chat/completions", "/v1/responses" }
+parser:option("--detail", "How closely the model looks."):default("high"):choices { "low", "high", "original", "auto" }
+parser:option("--max-tokens", "Most tokens an answer may have (default: what the service allows).")
+  :argname("N"):convert(cli.positive_integer)
+parser:option("--poll-wait", "Seconds at most between two looks at the batches.")
+  :argname("SECONDS"):default("60"):convert(cli.seconds)
+parser:flag("--dry-run", "Say what would be sent; send nothing.")
+parser:flag("--purge", "Remove the kept IMAGE.txt.before files, and do nothing else.")
+openai.options(parser)
+parser:epilog [[
+Each run of the command asks once for each text; an answer that is not good
+counts as an attempt, and leaves the text labelled. The same command goes on
+with a run that was stopped.
+
+Example:
+  obatch deep_clean --image-dir data --dry-run
+  obatch deep_clean --image-dir data --with-image
+  obatch deep_clean --image-dir data --purge
+
+Exit codes: 0 no text is labelled any more; 1 stopped, run again to go on;
+2 wrong usage or input; 3 finished, but some texts are still labelled
+(listed); 130 interrupted.]]
+local args = parser:parse { ... }
+
+local image_dir = args.image_dir:gsub("(.)/+$", "%1")
+local dir = fs.stat(image_dir)
+if not dir or dir.type ~= "dir" then return cli.fail(2, "%s is not a folder", text.printable(image_dir)) end
+
+if args.purge then
+  local removed, faults = mending.purge(image_dir, function(sentence) io.stderr:write("obatch: ", sentence, "\n") end)
+  print(("%d kept original%s removed"):format(removed, removed == 1 and "" or "s"))
+  return faults > 0 and 1 or 0
+end
+
+-- ---------------------------------------------------------------- nothing is spent before this is right
+
+local ready, problem = detectors.load(args.rules)
+if not ready then return cli.fail(2, "%s", problem) end
+policy.attempts.invalid = 1 -- unless the policy file says more: attempts are counted over the runs
+local rules, message = policy.load(args.policy)
+if not rules then return cli.fail(2, "%s", message) end
+
+local prompt_file = args.prompt_file or cli.home .. "/scripts/deep_clean_prompt.txt"
+local template, fault = fs.read(prompt_file)
+if not template then return cli.fail(2, "%s", fault) end
+if text.is_blank(template) then return cli.fail(2, "%s: the prompt is empty", prompt_file) end
+if not template:find("{text}", 1, true) then template = template .. "\n\n{text}" end
+local fill, complaint = prompt.compile(template, { "text" })
+if not fill then return cli.fail(2, "%s: %s", prompt_file, complaint) end
+
+-- ---------------------------------------------------------------- what a good answer is
+
+local current -- the run whose answers are judged (see below)
+
+--- The text of an answer as it would be written.
+local function mend(answer) return (cleaning.clean(answer, args.json)) end
+
+rules.expect = args.json and "json" or "text"
+local users_accept = rules.accept
+rules.accept = function(answer, item)
+  if users_accept then
+    local ok, reason = users_accept(answer, item)
+    if not ok then return false, reason end
+  end
+  local cleaned, _, unsettled = cleaning.clean(item.text, args.json)
+  if unsettled then return false, unsettled end
+  if text.is_blank(cleaned) then return false, "there is no text in it" end
+  -- Judged by what was usual for the folder when the text was sent, so that a restart judges alike.
+  local sent = current.by_id[item.custom_id]
+  local label, _, reasons = detectors.judge(cleaned, { json = args.json, texts = sent.texts, median = sent.median })
+  return not label, table.concat(reasons, "; ")
+end
+
+-- ---------------------------------------------------------------- what there is
+
+local line <close> = progress.new()
+local function log(words) line:say(words) end
+
+local survey, trouble, code = texts.survey(image_dir, args.json, term.interrupted)
+if not survey then return cli.stopped(trouble, code) end
+for _, sentence in ipairs(survey.faults) do io.stderr:write("obatch: ", sentence, "\n") end
+local labelled = 0
+for _, item in ipairs(survey.items) do labelled = labelled + (item.kind == "api" and 1 or 0) end
+if labelled == 0 and not fs.stat(args.job_dir) then
+  print("0 texts are labelled")
+  return #survey.faults > 0 and 1 or 0
+end
+
+--- A dry run makes no folder.
+local function open_job()
+  if not args.dry_run or fs.stat(args.job_dir) then return mending.open(args.job_dir) end
+end
+local job <close>, why_not, kind = open_job()
+if why_not then return cli.stopped(why_not, kind) end
+
+local unfinished
+if job then unfinished, trouble, code = job:unfinished() end
+if trouble then return cli.stopped(trouble, code) end
+
+local function open_api()
+  if args.dry_run or labelled == 0 and not unfinished then return nil end
+  return openai.from_options(args, { settle_seconds = rules.settle_seconds, log = log })
+end
+local api <close>, keyless = open_api()
+if keyless then return cli.fail(2, "%s", keyless) end
+
+-- ---------------------------------------------------------------- what is sent
+
+local still = {} -- what stays labelled, and why: sentences
+local function stays(image, reason)
+  still[#still + 1] = ("%s: %s"):format(text.printable(sidecar.label_path(image)), text.printable(reason))
+end
+
+local tried = {} -- real paths of the images that this command has asked about: once is enough
+
+--- A text as JSON can carry it: bytes that are not UTF-8 are taken for Latin-1.
+local function as_utf8(content)
+  local out, position = {}, 1
+  while position <= #content do
+    local valid, bad = utf8.len(content, position)
+    out[#out + 1] = content:sub(position, valid and #content or bad - 1)
+    if valid then break end
+    out[#out + 1] = utf8.char(content:byte(bad))
+    position = bad + 1
+  end
+  return table.concat(out)
+end
+
+--- Why the labelled text of an image is not sent; nil when it is.
+local function reason_not_to_send(image, content, sha256)
+  if not args.with_image and text.is_blank(content) then return "it is blank: send it --with-image" end
+  if not args.with_image and #content > MAX_SENT then
+    return ("%d bytes are too long to be sent: send it --with-image"):format(#content)
+  end
+  if not job then return nil end
+  local count, reason = job:attempts(image, sha256)
+  if count >= args.max_attempts then
+    return ("left for a person after %d attempts; the last one: %s"):format(count, reason)
+  end
+end
+
+--- Goes through the labelled texts that may be sent. put(image, text, sha256, custom_id) returns true; nil
+--- and what is wrong with that one; or nil, message, CODE. true | nil, message, CODE.
+local function each_to_send(put)
+  local taken, folders = {}, {}
+  for _, item in ipairs(survey.items) do
+    if term.interrupted() then return nil, "interrupted", "INTERRUPTED" end
+    if item.kind == "api" and not tried[records.real_path(item.image)] then
+      local custom_id = records.custom_id(item.image, taken)
+      local content, reason, errno = mending.read(item.image, image_dir, folders)
+      if content then
+        local sha256 = fs.sha256_text(content)
+        reason = reason_not_to_send(item.image, content, sha256)
+        if not reason then
+          local ok
+          ok, reason, errno = put(item.image, as_utf8(text.cut(content, MAX_SENT)), sha256, custom_id)
+          if not ok and errno then return nil, reason, errno end
+        end
+      elseif errno == "ENOENT" then
+        reason = nil -- it is no labelled text any more
+      end
+      if reason then stays(item.image, reason) end
+    end
+  end
+  return true
+end
+
+--- Puts the requests into a writer; returns their items.
+local function compose(writer)
+  local items = {}
+  local ok, reason, errno = each_to_send(function(image, content, sha256, custom_id)
+    local picture, bad
+    if args.with_image then
+      picture, bad = jsonl.image(image)
+      if not picture then return nil, bad end
+    end
+    local put, why, what = writer:put(request.compose { custom_id = custom_id, endpoint = args.endpoint,
+      model = args.model, prompt = fill(image, { text = content }), image = picture, detail = args.detail,
+      max_tokens = args.max_tokens })
+    if not put and why:sub(1, #image) == image then return nil, why end -- the image, not the disk we write to
+    if not put then return nil, why, what end
+    local context = survey:context(image)
+    items[#items + 1] = { custom_id = custom_id, path = image, image_dir = image_dir, sha256 = sha256,
+      texts = context.texts, median = context.median }
+    return true
+  end)
+  if not ok then return nil, reason, errno end
+  return items
+end
+
+if args.dry_run then
+  local count, bytes = 0, 0
+  for _, item in ipairs(unfinished and unfinished.items or {}) do tried[records.real_path(item.path)] = true end
+  local ok, reason, errno = each_to_send(function(image, content)
+    if args.with_image then
+      local picture, bad = jsonl.image(image)
+      if not picture then return nil, bad end
+      bytes = bytes + fs.stat(image).size
+    end
+    count, bytes = count + 1, bytes + #content
+    return true
+  end)
+  if not ok then return cli.stopped(reason, errno) end
+  for _, sentence in ipairs(still) do print("not sent: " .. sentence) end
+  if unfinished then print(("%s was stopped, and would go on: %d texts"):format(unfinished.dir, #unfinished.items)) end
+  print(("%d of %d labelled texts would be sent to %s%s: %d bytes"):format(count, labelled, args.model,
+    args.with_image and " with their images" or "", bytes))
+  print("dry run: nothing was sent")
+  return 0
+end
+
+-- ---------------------------------------------------------------- the runs
+
+local mended = 0
+
+--- Brings a run to its end. true | nil, message, CODE.
+local function finish(run)
+  current = run
+  for _, item in ipairs(run.items) do tried[records.real_path(item.path)] = true end
+  local result, reason, errno = run:run { rules = rules, api = api, log = log, progress = line,
+    poll_wait = args.poll_wait, max_iterations = MAX_ITERATIONS }
+  if not result then return nil, reason, errno end
+  local ends, ok
+  ends, reason, errno = run:store(mend)
+  if not ends then return nil, reason, errno end
+  if result.stop_reason and result.left > 0 then return nil, result.stop_reason end
+  ok, reason, errno = run:complete(ends)
+  if not ok then return nil, reason, errno end
+  for _, one in ipairs(ends) do
+    if one.good then
+      mended = mended + 1
+    elseif one.counted then
+      local count = job:attempts(one.item.path, one.item.sha256)
+      stays(one.item.path, ("attempt %d of %d%s: %s"):format(count, args.max_attempts,
+        count >= args.max_attempts and ", left for a person" or "", one.reason))
+    else
+      stays(one.item.path, one.reason)
+    end
+  end
+  return true
+end
+
+if unfinished then
+  log(("going on with %s: %d texts"):format(unfinished.dir, #unfinished.items))
+  local ok, reason, errno = finish(unfinished)
+  if not ok then return cli.stopped(reason, errno) end
+end
+local run, reason, errno = job:begin(compose)
+if not run and reason then return cli.stopped(reason, errno) end
+if run then
+  log(("%s: %d texts"):format(run.dir, #run.items))
+  local ok
+  ok, reason, errno = finish(run)
+  if not ok then return cli.stopped(reason, errno) end
+end
+line:close()
+
+for _, sentence in ipairs(still) do print("still labelled: " .. sentence) end
+print(("%d text%s mended, %d still labelled"):format(mended, mended == 1 and "" or "s", #still))
+return #survey.faults > 0 and 1 or #still > 0 and 3 or 0

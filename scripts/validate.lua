@@ -1,0 +1,98 @@
+--- Finds texts that are not the strict JSON they should be, and deletes them when told to.
+--
+-- The recipe: walk the texts beside the images (or any files of one ending), check each, print one line
+-- for each fault. With --delete the faulty files go, so that the next upload takes their images again.
+
+local cli = require "obatch.cli"
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+local sidecar = require "obatch.sidecar"
+local term = require "obatch.term"
+local text = require "obatch.text"
+
+--- A longer file is not read: it would not fit into memory comfortably.
+local MAX_BYTES = 64 * 1000 * 1000
+
+local parser = cli.parser("validate", "Checks that the texts beside the images (IMAGE.txt) are strict JSON, and prints "
+  .. "one line for each that is not.")
+parser:option("--image-dir", "Folder of the images, with all folders in it."):argname("DIR"):count(1)
+parser:option("--ext", "Check all files with this ending instead, such as .json."):argname("ENDING")
+parser:flag("--delete", "Delete the faulty files, so that the next upload takes their images again.")
+parser:epilog [[
+An empty text beside an image is a blank page, and no fault (a file checked for
+its --ext is one). Labelled texts (.txt.api) are not looked at: deep_clean sees
+to them. Links are neither followed nor deleted, and a file of more than 64 MB
+is neither read nor deleted; both are named.
+
+Example:
+  obatch validate --image-dir data
+  obatch validate --image-dir batch_json_results --ext .json
+
+Exit codes: 0 no fault is left; 1 there are faults, or files that could not be
+read; 2 wrong usage; 130 interrupted.]]
+local args = parser:parse { ... }
+
+local dir = fs.stat(args.image_dir)
+if not dir or dir.type ~= "dir" then return cli.fail(2, "%s is not a folder", text.printable(args.image_dir)) end
+local ending = args.ext or ".txt"
+if not ending:find("^%.") then return cli.fail(2, "--ext %s: an ending begins with a dot, as in .json", ending) end
+
+--- Where a byte is for an editor.
+local function place(content, at)
+  local before = content:sub(1, at - 1)
+  local _, breaks = before:gsub("\n", "")
+  local line = before:match("^.*\n(.*)$") or before
+  return ("byte %d (line %d, column %d)"):format(at, breaks + 1, (utf8.len(line) or #line) + 1)
+end
+
+local checked, blank, faulty, deleted, unread = 0, 0, 0, 0, 0
+local function trouble(message)
+  unread = unread + 1
+  io.stderr:write("obatch: ", message, "\n")
+end
+
+--- Checks one file, and deletes it when it is faulty and that is wanted.
+local function check(path)
+  local name = text.printable(path)
+  local stat, message = fs.lstat(path)
+  if not stat then return trouble(message) end
+  if stat.type ~= "file" then
+    io.stderr:write("obatch: ", name, " is a link, not a file: left alone\n")
+    return
+  end
+  if stat.size > MAX_BYTES then
+    return trouble(("%s has %d bytes: not read, not deleted"):format(name, stat.size))
+  end
+  local content, problem = fs.read(path, MAX_BYTES)
+  if not content then return trouble(problem) end
+  checked = checked + 1
+  if not args.ext and text.is_blank(content) then
+    blank = blank + 1
+    return
+  end
+  local ok, why, at = json.check(content)
+  if ok then return end
+  faulty = faulty + 1
+  print(("%s: %s: %s"):format(name, place(content, at), why))
+  if args.delete then
+    local removed, complaint = fs.remove(path)
+    if not removed then return trouble(complaint) end
+    deleted = deleted + 1
+  end
+end
+
+for path, size, problem in fs.walk(args.image_dir, { ext = { [ending] = true } }) do
+  if term.interrupted() then return cli.stopped("interrupted", "INTERRUPTED") end
+  local image, kind = sidecar.parse(path)
+  local wanted = args.ext or image and kind == "text"
+  if not size and (fs.lstat(path) or {}).type ~= "link" then
+    trouble(problem)
+  elseif wanted then
+    check(path)
+  end
+end
+
+print(("%d file%s: %d strict JSON, %d blank, %d faulty%s"):format(checked, checked == 1 and "" or "s",
+  checked - blank - faulty, blank, faulty,
+  args.delete and (", %d deleted"):format(deleted) or ""))
+return (faulty > deleted or unread > 0) and 1 or 0

@@ -1,0 +1,296 @@
+-- obatch deep_clean: labelled texts go out, good ones come back, bad ones are counted, and whatever stops
+-- it, nothing is paid twice and nothing is lost.
+local fs = require "obatch.fs"
+local image_bytes = require "image_bytes"
+local loop = require "loop"
+local support = require "support"
+
+local LOOP = ("The same line again and again.\n"):rep(30)
+
+--- Good answers but for images called "bad".
+local MODEL = [[
+if request.custom_id:find("bad") then return "I'm sorry, but I can't assist with that." end
+return "Here is the text from the image:\n\n```\nThe tran-\nscription of " .. request.custom_id .. ".\n```"]]
+
+local Project = {}
+Project.__index = Project
+
+--- A project in a folder of its own: `local project <close> = project { texts=, model= }`, with the texts
+--- (name below data/ -> content) and an image beside each.
+local function project(options)
+  options = options or {}
+  local dir = support.tmpdir()
+  local self = setmetatable({ dir = dir, path = dir.path, box = dir.path .. "/box", words = options.words or {} },
+    Project)
+  self.texts = options.texts or { ["a.png.txt.api"] = LOOP, ["b c/it's.png.txt.api"] = LOOP .. "2",
+    ["bad.png.txt.api"] = LOOP .. "3", ["good.png.txt"] = "Dear Sir.\n" }
+  for name, content in pairs(self.texts) do
+    local path = ("%s/data/%s"):format(self.path, name)
+    assert(fs.mkdir(path:match("^(.*)/")))
+    support.write(path, content)
+    support.write(path:match("^(.*%.png)") or path .. ".png", image_bytes.png(8, 8))
+  end
+  loop.write_model(self.path .. "/model.lua", options.model or MODEL)
+  return self
+end
+
+function Project:__close() getmetatable(self.dir).__close(self.dir) end
+Project.paid = loop.paid
+
+--- For loop.pool: one run of the command. It may kill itself, see signal_at.lua.
+function Project:command(url)
+  local words = {}
+  for i, word in ipairs(self.words) do words[i] = support.quote(word) end
+  return ("cd %s && OPENAI_API_KEY=%s OPENAI_BASE_URL=%s timeout -k 5 120 %s run %s/tests/signal_at.lua "
+    .. "%s/scripts/deep_clean.lua --image-dir data --poll-wait 0.1 %s"):format(support.quote(self.path), loop.KEY, url,
+    support.quote(support.binary), support.quote(support.home), support.quote(support.home), table.concat(words, " "))
+end
+
+function Project:sandbox()
+  return support.sandbox { "--model", self.path .. "/model.lua", "--batch-seconds", "0.1", dir = self.box }
+end
+
+--- One run to its end: exit code, stdout, stderr.
+function Project:run(box, ...)
+  local words = {}
+  for i, word in ipairs { ... } do words[i] = support.quote(word) end
+  return support.shell(self:command(box and box.url or "http://127.0.0.1:9/v1") .. " " .. table.concat(words, " "))
+end
+
+--- What is below data/ but the images: name -> content.
+function Project:contents()
+  local files, prefix = {}, self.path .. "/data/"
+  for path in fs.walk(self.path .. "/data") do
+    if not path:find("%.png$") then files[path:sub(#prefix + 1)] = support.read(path) end
+  end
+  return files
+end
+
+--- The requests of all batches that the sandbox ran, as one text.
+function Project:sent()
+  local all = {}
+  for _, name in ipairs(fs.list(self.box .. "/files")) do
+    local content = support.read(self.box .. "/files/" .. name)
+    if content:find('"custom_id":"data|', 1, true) and content:find('"url"', 1, true) then all[#all + 1] = content end
+  end
+  return table.concat(all)
+end
+
+local MENDED = {
+  ["a.png.txt"] = "The transcription\nof data|a.png.\n", ["a.png.txt.before"] = LOOP,
+  ["b c/it's.png.txt"] = "The transcription\nof data|b c|it's.png.\n", ["b c/it's.png.txt.before"] = LOOP .. "2",
+  ["bad.png.txt.api"] = LOOP .. "3", ["good.png.txt"] = "Dear Sir.\n",
+}
+
+describe("obatch deep_clean", function()
+  it("mends what comes back good, counts what does not, and gives up in the end", function()
+    local self <close> = project()
+    local box <close> = self:sandbox()
+    local status, out, err = self:run(box)
+    assert.equal(3, status, err)
+    assert.same(MENDED, self:contents())
+    assert.is_truthy(out:find("still labelled: data/bad.png.txt.api: attempt 1 of 3: refusal 1.00", 1, true), out)
+    assert.is_truthy(out:find("2 texts mended, 1 still labelled", 1, true), out)
+    assert.same({ ["data|a.png"] = 1, ["data|b c|it's.png"] = 1, ["data|bad.png"] = 1 }, self:paid())
+
+    status, out = self:run(box, "--max-attempts", "2")
+    assert.equal(3, status)
+    assert.is_truthy(out:find("bad.png.txt.api: attempt 2 of 2, left for a person: refusal", 1, true), out)
+    status, out = self:run(box, "--max-attempts", "2")
+    assert.equal(3, status)
+    assert.is_truthy(out:find("bad.png.txt.api: left for a person after 2 attempts; the last one: refusal", 1, true),
+      out)
+    assert.equal(2, self:paid()["data|bad.png"])
+    assert.same(MENDED, self:contents())
+
+    -- Another text is another matter, and so is the same one by another path to its folder.
+    support.write(self.path .. "/data/bad.png.txt.api", LOOP .. "4")
+    assert.is_truthy(select(2, self:run(box)):find("attempt 1 of 3", 1, true))
+    support.write(self.path .. "/data/bad.png.txt.api", LOOP .. "3")
+    out = select(2, self:run(box, "--max-attempts", "2", "--image-dir", self.path .. "/data/../data"))
+    assert.is_truthy(out:find("left for a person after 2 attempts", 1, true), out)
+    assert.equal(3, self:paid()["data|bad.png"])
+  end)
+
+  it("sends the texts, and their images when it is told so", function()
+    local self <close> = project { texts = { ["a.png.txt.api"] = LOOP .. 'a "quote" and {name}',
+      ["caf.png.txt.api"] = "caf\xE9" } }
+    local box <close> = self:sandbox()
+    support.write(self.path .. "/prompt", 'Mend {name} as {"text": 1}: <{text}>')
+    assert.equal(0, (self:run(box, "--prompt-file", self.path .. "/prompt", "--model", "gpt-x", "--max-tokens", "77")))
+    local sent = self:sent()
+    assert.is_truthy(sent:find('Mend a.png as {\\"text\\": 1}: <The same line', 1, true), sent)
+    assert.is_truthy(sent:find('a \\"quote\\" and {name}>', 1, true))
+    assert.is_truthy(sent:find("<café>", 1, true))
+    assert.is_truthy(sent:find('"model":"gpt-x"', 1, true))
+    assert.is_truthy(sent:find('"max_completion_tokens":77', 1, true))
+    assert.is_nil(sent:find("image_url", 1, true))
+
+    support.write(self.path .. "/data/a.png.txt.api", LOOP)
+    fs.remove(self.path .. "/data/a.png.txt")
+    fs.remove(self.path .. "/data/a.png.txt.before")
+    assert.equal(0, (self:run(box, "--with-image", "--detail", "low")))
+    sent = self:sent()
+    assert.is_truthy(sent:find('"image_url":{"detail":"low","url":"data:image/png;base64,', 1, true), sent)
+    assert.is_truthy(sent:find("again.\\n", 1, true))
+  end)
+
+  it("asks an answer of JSON to be JSON with --json", function()
+    local self <close> = project { texts = { ["a.png.txt.api"] = '{"a": "b', ["bad.png.txt.api"] = "{" },
+      words = { "--json" },
+      model = [[return request.custom_id:find("bad") and "Dear Sir" or '```json\n{"a": "b",}\n```']] }
+    local box <close> = self:sandbox()
+    local status, out = self:run(box, "--policy", support.home .. "/tests/fixtures/repair.lua")
+    assert.equal(2, status, out) -- no such policy: nothing is sent
+    support.write(self.path .. "/policy.lua",
+      'local policy = require "obatch.policy"\npolicy.repair = true\nreturn policy')
+    status, out = self:run(box, "--policy", self.path .. "/policy.lua")
+    assert.equal(3, status)
+    assert.same({ ["a.png.txt"] = '{"a": "b"}', ["a.png.txt.before"] = '{"a": "b', ["bad.png.txt.api"] = "{" },
+      self:contents())
+    assert.is_truthy(out:find("attempt 1 of 3: not JSON", 1, true), out)
+  end)
+
+  it("leaves out what it cannot or must not send, and says why", function()
+    local self <close> = project { texts = { ["both.png.txt.api"] = LOOP, ["both.png.txt"] = "Dear Sir.",
+      ["before.png.txt.api"] = LOOP, ["before.png.txt.before"] = "older", ["long.png.txt.api"] = LOOP:rep(200),
+      ["blank.png.txt.api"] = " \n", ["room.png.txt.api"] = LOOP, ["room.png.txt"] = " " } }
+    support.shell(("cd %s/data && ln -s both.png.txt link.png.txt.api"):format(support.quote(self.path)))
+    local box <close> = self:sandbox()
+    local status, out = self:run(box)
+    assert.equal(3, status)
+    for _, words in ipairs { "both.png.txt.api: data/both.png.txt is there, too",
+      "long.png.txt.api: 186000 bytes are too long",
+      "before.png.txt.api: data/before.png.txt.before is in the way",
+      "blank.png.txt.api: it is blank: send it --with-image",
+      "link.png.txt.api: data/link.png.txt.api is a link" } do
+      assert.is_truthy(out:find("still labelled: data/" .. words, 1, true), out)
+    end
+    assert.same({ ["data|room.png"] = 1 }, self:paid())
+    assert.equal("The transcription\nof data|room.png.\n", self:contents()["room.png.txt"])
+    support.write(self.path .. "/data/blank.png", "no image")
+    out = select(2, self:run(box, "--with-image"))
+    assert.is_truthy(out:find("blank.png.txt.api: data/blank.png: not a PNG", 1, true), out)
+    assert.equal(1, self:paid()["data|long.png"])
+    assert.is_nil(self:paid()["data|blank.png"])
+  end)
+
+  it("--dry-run says what would be sent, and makes nothing", function()
+    local self <close> = project()
+    local before = self:contents()
+    local status, out = self:run(nil, "--dry-run")
+    assert.equal(0, status)
+    assert.is_truthy(out:find("3 of 3 labelled texts would be sent to gpt-4o: 2792 bytes", 1, true), out)
+    assert.same(before, self:contents())
+    assert.is_nil(fs.stat(self.path .. "/deep_clean"))
+  end)
+
+  it("--purge removes the kept originals, and nothing else", function()
+    local self <close> = project { texts = { ["a.png.txt"] = "new", ["a.png.txt.before"] = "old",
+      ["b.png.txt.before"] = "only", ["c.png.txt.api"] = LOOP, ["notes.txt.before"] = "mine", ["d.png.txt"] = "new" } }
+    support.shell(("cd %s/data && ln -s notes.txt.before d.png.txt.before"):format(support.quote(self.path)))
+    local status, out, err = self:run(nil, "--purge")
+    assert.equal(0, status)
+    assert.equal("1 kept original removed\n", out)
+    assert.same({ ["a.png.txt"] = "new", ["b.png.txt.before"] = "only", ["c.png.txt.api"] = LOOP,
+      ["notes.txt.before"] = "mine", ["d.png.txt"] = "new", ["d.png.txt.before"] = "mine" }, self:contents())
+    assert.is_truthy(err:find("b.png.txt.before is kept: the text that replaced it is gone", 1, true), err)
+    assert.is_truthy(err:find("d.png.txt.before is a link", 1, true), err)
+  end)
+
+  it("needs no key and makes no folder where nothing is labelled", function()
+    local self <close> = project { texts = { ["a.png.txt"] = "Dear Sir." } }
+    local status, out = support.shell(("cd %s && %s deep_clean --image-dir data"):format(support.quote(self.path),
+      support.quote(support.binary)))
+    assert.equal(0, status)
+    assert.equal("0 texts are labelled\n", out)
+    assert.is_nil(fs.stat(self.path .. "/deep_clean"))
+  end)
+
+  it("refuses wrong usage before anything is sent", function()
+    local self <close> = project()
+    support.write(self.path .. "/rules.lua", 'require "obatch.detectors".x = 1')
+    support.write(self.path .. "/empty", "")
+    for _, words in ipairs { { "--rules", "rules.lua" }, { "--prompt-file", "empty" }, { "--prompt-file", "nowhere" },
+      { "--image-dir", "nowhere" }, { "--max-attempts", "0" } } do
+      local status, out = self:run(nil, table.unpack(words))
+      assert.equal(2, status, words[1] .. out)
+    end
+    assert.is_nil(fs.stat(self.path .. "/deep_clean"))
+  end)
+
+  it("puts nothing where something changed while the answer was on its way", function()
+    local self <close> = project { texts = { ["changed.png.txt.api"] = LOOP, ["gone.png.txt.api"] = LOOP,
+      ["taken.png.txt.api"] = LOOP, ["sub/away.png.txt.api"] = LOOP } }
+    local box <close> = self:sandbox()
+    -- The first run is killed when its batch exists.
+    assert.equal(137, (support.shell("export AT=12 WHEN=after SIGNAL=KILL; " .. self:command(box.url))))
+    assert.is_truthy(fs.stat(self.path .. "/deep_clean/run_001/items.json"))
+    support.write(self.path .. "/data/changed.png.txt.api", "mine")
+    fs.remove(self.path .. "/data/gone.png.txt.api")
+    support.write(self.path .. "/data/taken.png.txt", "mine")
+    support.shell(("cd %s && mv data/sub elsewhere && ln -s ../elsewhere data/sub"):format(support.quote(self.path)))
+    local status, out = self:run(box)
+    assert.equal(3, status)
+    assert.same({ ["changed.png.txt.api"] = "mine", ["taken.png.txt.api"] = LOOP, ["taken.png.txt"] = "mine" },
+      self:contents())
+    assert.equal(LOOP, support.read(self.path .. "/elsewhere/away.png.txt.api"))
+    assert.is_nil(fs.stat(self.path .. "/elsewhere/away.png.txt"))
+    for _, words in ipairs { "changed.png.txt.api: the labelled text was changed",
+      "gone.png.txt.api: the labelled text is gone",
+      "taken.png.txt.api: data/taken.png.txt is there already", "away.png.txt.api: .-not in the folder data" } do
+      assert.is_truthy(out:find(words), out)
+    end
+  end)
+end)
+
+local every_cell = loop.group {}
+
+--- A project whose first run is stopped by the shell text `steps`, and its last run is not.
+local function cell(name, steps, also)
+  local self = project()
+  self.steps = steps
+  every_cell[#every_cell + 1] = self
+  it(name, function()
+    assert.equal(3, self.code, self.err)
+    assert.same(MENDED, self:contents())
+    assert.same({ ["data|a.png"] = 1, ["data|b c|it's.png"] = 1, ["data|bad.png"] = 1 }, self:paid())
+    assert.is_truthy(self.out:find("attempt 1 of 3", 1, true), self.out)
+    assert.is_truthy(self.out:find("2 texts mended, 1 still labelled", 1, true), self.out)
+    assert.is_nil(self.box_err:find("Sanitizer", 1, true))
+    if also then also(self) end
+  end)
+  return self
+end
+
+--- So many events are recorded, and files named, by a run that is not disturbed.
+local EVENTS, FILES = 10, 11
+
+describe("obatch deep_clean, stopped and started again,", function()
+  lazy_setup(function() loop.pool(every_cell, 8) end)
+  lazy_teardown(function() getmetatable(every_cell).__close() end)
+
+  cell("by nobody", nil, function(self)
+    local count = 0
+    for _, path in ipairs { "run_001/journal.jsonl", "attempts.jsonl" } do
+      for _ in support.read(self.path .. "/deep_clean/" .. path):gmatch("\n") do count = count + 1 end
+    end
+    assert.equal(EVENTS, count, "the cells below should reach every event")
+    for _, name in ipairs { "original_requests.jsonl", "items.json",
+      "iteration_1/batch_requests_iteration_1.jsonl" } do
+      assert.is_nil(fs.stat(self.path .. "/deep_clean/run_001/" .. name), name)
+    end
+  end)
+
+  local function killed(where, when, at)
+    cell(("by a kill %s %d"):format(where, at), ("(export AT=%d WHEN=%s SIGNAL=KILL; run) >first.out 2>first.err; "
+      .. "echo $? >first.code"):format(at, when), function(self)
+      assert.equal(137, tonumber(support.read(self.path .. "/first.code")), "nothing was killed")
+    end)
+  end
+  for at = 1, FILES do killed("before it names file", "file", at) end
+  -- With two journals open, signal_at.lua counts each event twice.
+  for at = 2, 2 * EVENTS, 2 do killed("after event", "after", at) end
+  cell("by many kills", [[
+    for at in 2 5 4 3 2 2; do (export AT=$at WHEN=file SIGNAL=KILL; run) >first.out 2>first.err; done]])
+end)
