@@ -1,10 +1,12 @@
 #!/bin/sh
 # Installs the Debian packages that are missing; says nothing when none is.
-# "setup.sh" for building and running, "setup.sh tests" for the tests as well.
+# "setup.sh" for building and running, "setup.sh demo" for what the demo reads pages with,
+# "setup.sh tests" for the tests as well.
 set -eu
 
 packages="gcc libc6-dev cmake ninja-build pkg-config
   liblua5.4-dev lua-cjson lua-argparse lua-rex-pcre2 libcurl4-openssl-dev libedit-dev libmicrohttpd-dev libssl-dev ca-certificates"
+[ -z "${1-}" ] || packages="$packages tesseract-ocr diffutils"
 if [ "${1-}" = tests ]; then
   packages="$packages clang libclang-rt-dev clang-format clang-tidy lua-busted lua-check
     libcmocka-dev json-schema-test-suite python3 curl openssl procps"
