@@ -83,8 +83,17 @@ end
 
 -- ---------------------------------------------------------------- the batch folder
 
-if not fs.stat(args.batch_dir) then
-  return cli.fail(2, "there is no folder %s: run upload first, or name its --batch-dir", text.printable(args.batch_dir))
+--- Whether upload, or an earlier script, has worked in a folder.
+local function is_batch_dir(dir)
+  if fs.stat(dir .. "/journal.jsonl") then return true end
+  for _, name in ipairs(fs.list(dir) or {}) do
+    if records.is_name(name) then return true end
+  end
+  return false
+end
+if not is_batch_dir(args.batch_dir) then
+  return cli.fail(2, "there are no records of batches in %s: run upload first, or name its --batch-dir",
+    text.printable(args.batch_dir))
 end
 local line <close> = progress.new()
 local function log(words) line:say(words) end
@@ -110,7 +119,7 @@ local refused = {} -- why batches cannot be stored now, though the others can
 local image_dirs = {} -- the folders that have new texts
 
 --- What keeps one batch from being stored, and not the others.
-local OF_ONE_BATCH = { USAGE = true, NO_FOLDER = true, LINK = true }
+local OF_ONE_BATCH = { USAGE = true, NO_FOLDER = true, LINK = true, EACCES = true, EPERM = true, EROFS = true }
 
 local function in_words(counts)
   local words = {}
@@ -149,7 +158,7 @@ end
 local done, reason, what = submission.run(shelf, api,
   { poll_wait = args.poll_wait, log = log, progress = line, on_done = on_done, once = args.once })
 if not done then return stopped(reason, what) end
-local cannot_pay = reason and reason.message
+local no_more = reason and reason.message -- why nothing may be submitted now
 
 -- ---------------------------------------------------------------- which images have no text
 
@@ -181,8 +190,10 @@ local function without_text(held)
   local list = {}
   for _, path in ipairs(order) do
     local entry = latest[path]
-    local is_there = fs.stat(path) or stored[entry.batch]
-    if is_there and not held[path] and not sidecar.exists(path) then list[#list + 1] = entry end
+    local is_new = stored[entry.batch]
+    if entry.action ~= "done" and not held[path] and (is_new or fs.stat(path) and not sidecar.exists(path)) then
+      list[#list + 1] = entry
+    end
   end
   return list
 end
@@ -192,6 +203,8 @@ if not held then return stopped(why, errno) end
 local failed = without_text(held)
 
 -- ---------------------------------------------------------------- sending them again
+
+local cannot_be_resent = {} -- paths of images that only upload can send again
 
 --- Sends `entries` through the correction loop, or goes on with what an earlier run has sent. An exit code
 --- when that is stopped.
@@ -209,6 +222,7 @@ local function send_again(entries)
     again, reasons, what_went_wrong = resubmit.prepare(args.batch_dir, completed_dir, to_send)
     if what_went_wrong then return stopped(reasons, what_went_wrong) end
     for _, left_out in ipairs(reasons) do
+      cannot_be_resent[left_out.entry.path] = true
       log(("not sent again: %s: %s"):format(text.printable(left_out.entry.path), left_out.reason))
     end
     if not again then return nil end
@@ -226,7 +240,7 @@ local function send_again(entries)
 end
 
 if args.resubmit then
-  if cannot_pay then return stopped(cannot_pay, "QUOTA") end
+  if no_more then return stopped(no_more) end
   local exit_code = send_again(failed)
   if exit_code then return exit_code end
   held, why, errno = on_their_way()
@@ -250,16 +264,17 @@ else
   end
   add("blank", "%d of the pages are blank")
   add("same", "%d were there already")
-  add("kept", "%d not written, because another text is there (--overwrite replaces it)")
+  add("kept", "%d not written, because another text is there")
   add("unwritten", "%d could not be written")
   add("changed", "%d images have changed since they were sent")
   print("  " .. table.concat(words, ", "))
 end
 
-local counts = { valid = 0, give_up = 0, resend = 0 }
+local counts = { valid = 0, give_up = 0, resend = 0, resendable = 0 }
 for _, entry in ipairs(failed) do
   local kind = entry.class == "valid" and "valid" or entry.action
   counts[kind] = (counts[kind] or 0) + 1
+  if kind ~= "valid" and not cannot_be_resent[entry.path] then counts.resendable = counts.resendable + 1 end
 end
 local batch_dir = text.printable(args.batch_dir)
 if #failed > 0 then
@@ -277,7 +292,7 @@ if counts.valid > 0 then
     text.printable(completed_dir), batch_dir))
 end
 for _, words in ipairs(refused) do print("not stored: " .. words) end
-if cannot_pay then print("the account cannot pay for more: " .. cannot_pay) end
+if no_more then print("nothing more was submitted: " .. no_more) end
 local running = #shelf.parts - #refused
 if running > 0 then
   print(("%d batch%s still running: run download again"):format(running, running == 1 and " is" or "es are"))
@@ -286,9 +301,8 @@ end
 local is_unfinished = running == 0 and #refused == 0 and next(held) ~= nil
 if is_unfinished then
   print("next: this command with --resubmit goes on with images that are being sent again")
-elseif counts.resend + counts.give_up > 0 then
-  print(("next: this command with --resubmit sends %d through the correction loop"):format(
-    counts.resend + counts.give_up))
+elseif counts.resendable > 0 then
+  print(("next: this command with --resubmit sends %d through the correction loop"):format(counts.resendable))
 end
 if counts.resend > 0 then print(("      upload sends %d of them once more, as they were"):format(counts.resend)) end
 for _, dir in ipairs(image_dirs) do print(("next: obatch clean --image-dir '%s'"):format(text.printable(dir))) end

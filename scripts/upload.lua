@@ -63,17 +63,23 @@ Example:
 Exit codes: 0 sent; 1 stopped, run again to go on; 2 wrong usage or input;
 3 sent, but some images cannot be (listed); 130 interrupted.]]
 local args = parser:parse { ... }
+if args.max_bytes > request.MAX_BYTES or args.max_images_per_batch > request.MAX_REQUESTS then
+  parser:error(("the API takes no batch of more than %d bytes or %d requests"):format(request.MAX_BYTES,
+    request.MAX_REQUESTS))
+end
 if args.jsonl_file_base:find("/", 1, true) then parser:error("--jsonl-file-base is a name, not a path") end
 
 -- ---------------------------------------------------------------- what is asked, and what it costs
 
 local image_dir = args.image_dir:gsub("(.)/+$", "%1")
 local folder, message = sidecar.folder(image_dir)
-if not folder then return cli.fail(2, "%s", message) end
+local is_folder = folder and fs.stat(image_dir).type == "dir"
+if not is_folder then return cli.fail(2, "--image-dir: %s", message or text.printable(image_dir) .. " is no folder") end
 
 local template, columns, rows
 template, message = fs.read(args.prompt_file)
 if not template then return cli.fail(2, "%s", message) end
+template = template:gsub("^\u{FEFF}", "") -- a byte order mark
 if text.is_blank(template) then return cli.fail(2, "%s: the prompt is empty", args.prompt_file) end
 if args.fields then
   columns, rows = csv.read(args.fields)
@@ -81,6 +87,10 @@ if args.fields then
 end
 local fill, used = prompt.compile(template, columns)
 if not fill then return cli.fail(2, "%s: %s", args.prompt_file, used) end
+if args.fields and #used == 0 then
+  return cli.fail(2, "%s uses no column of %s: write {%s}, for example", args.prompt_file, args.fields,
+    columns[1] or "COLUMN")
+end
 
 --- The price table: lua/obatch/prices.lua, or a file like it.
 local function load_prices(path)
@@ -107,6 +117,9 @@ local function fields_of(path)
 end
 
 -- ---------------------------------------------------------------- the batch folder
+
+--- left: images that an earlier run has composed and not submitted yet.
+local count = { images = 0, sent = 0, batches = 0, bytes = 0, tokens_in = 0, cost = 0, left = 0 }
 
 local line <close> = progress.new()
 local function log(words) line:say(words) end
@@ -142,8 +155,10 @@ local function on_their_way()
         shelf:record_path(part.batch_id), args.batch_dir), "USAGE"
     end
     for _, item in ipairs(part.record.items) do
-      held[part.legacy and item.custom_id or records.real_path(item.path)] = true
+      held[records.real_path(item.path)] = true
+      if part.legacy then held[item.custom_id] = true end
     end
+    if not part.batch_id then count.left = count.left + #part.record.items end
     part.record = nil
   end
   local again, why, what = resubmit.unfinished(args.batch_dir)
@@ -186,7 +201,6 @@ end
 
 -- ---------------------------------------------------------------- requests, batch by batch
 
-local count = { images = 0, sent = 0, batches = 0, bytes = 0, tokens_in = 0, cost = 0 }
 local taken = {} -- custom_ids, of all images: an image has the same one in every run
 local writer, record
 
@@ -221,8 +235,8 @@ local function finish_batch()
 end
 
 local function begin_batch()
-  record = { image_dir = image_dir, items = {}, request = { endpoint = args.endpoint, model = args.model,
-    detail = args.detail, max_tokens = args.max_tokens, prompt = template } }
+  record = { image_dir = image_dir, root = folder.root, items = {}, request = { endpoint = args.endpoint,
+    model = args.model, detail = args.detail, max_tokens = args.max_tokens, prompt = template } }
   local limits = { max_lines = args.max_images_per_batch, max_bytes = args.max_bytes }
   if args.dry_run then
     writer = meter(limits)
@@ -287,8 +301,10 @@ local function add(path, id)
   end
 
   local before = unresolved[records.real_path(path)]
+  local replaces = fs.sha256(sidecar.text_path(path)) or fs.sha256(sidecar.label_path(path)) or nil -- by --redo
   record.items[#record.items + 1] = { custom_id = id, path = path, bytes = facts.bytes, sha256 = picture:sha256(),
-    prompt_sha256 = fs.sha256_text(question), attempt = 1 + (before and before.attempts or 0), fields = fields }
+    prompt_sha256 = fs.sha256_text(question), attempt = 1 + (before and before.attempts or 0), fields = fields,
+    replaces = replaces }
   count.sent, count.bytes = count.sent + 1, count.bytes + facts.bytes
   count.tokens_in, count.cost = count.tokens_in + tokens_in, count.cost + cost
   if not estimate then count.unestimated = unknown end
@@ -344,6 +360,9 @@ if count.sent > 0 then
       args.max_tokens and "at most" or ("(at %d an answer)"):format(answer_tokens), count.sent * answer_tokens,
       count.cost, prices.as_of))
   end
+end
+if args.dry_run and count.left > 0 then
+  print(("%d images of an earlier run are not submitted yet: the next run does that first"):format(count.left))
 end
 if args.dry_run then
   print("dry run: nothing was submitted")

@@ -258,7 +258,7 @@ describe("download", function()
     local batch = p:send()
     local code = p:download()
     assert.equal(0, code)
-    says("2 not written, because another text is there (--overwrite replaces it)", p.out)
+    says("2 not written, because another text is there", p.out)
     says("data/1.png.txt: another text is there", p.err)
     assert.same({ "by hand", false }, p:texts())
     fs.rename(("%s/batch/completed/%s.txt"):format(p.path, batch), ("%s/batch/%s.txt"):format(p.path, batch))
@@ -374,7 +374,7 @@ describe("a download that is disturbed", function()
     local p <close> = project { "1.png" }
     local code = p:download()
     assert.equal(2, code)
-    says("there is no folder batch", p.err)
+    says("there are no records of batches in batch", p.err)
     p:send()
     for _, words in ipairs { { "--poll-wait", "x" }, { "--policy", "none.lua" }, { "--nonsense" },
       { "--once", "--wait" } } do

@@ -84,6 +84,7 @@ describe("an image project", function()
     local project <close> = pipeline.project { images = 2 }
     local box <close> = project:sandbox()
     assert(fs.mkdir(project.base .. "/batch"))
+    support.write(project.base .. "/batch/batch_1.txt", "of an earlier script")
     local _ <close> = assert(fs.lock(project.base .. "/batch/lock"))
     assert.equal(1, (project:run("upload", box)))
     assert.truthy(project.err:find("batch is in use", 1, true))

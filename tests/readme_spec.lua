@@ -41,7 +41,7 @@ describe("README.md", function()
 
   it("shows policies that work when pasted, models that answer, and scripts that run", function()
     local dir <close> = support.tmpdir()
-    local policies, models, scripts = 0, 0, 0
+    local policies, models, rules, scripts = 0, 0, 0, 0
     local requests = dir.path .. "/requests.jsonl"
     support.write(requests, '{"custom_id":"p-1","method":"POST","url":"/v1/chat/completions","body":{"model":"m",'
       .. '"messages":[{"role":"user","content":"x"}]}}\n')
@@ -64,6 +64,10 @@ describe("README.md", function()
         models = models + 1
         local code, out, err = job("model_" .. i, path)
         assert.equal(0, code, ("README.md:%d: %s%s"):format(block.line, out, err))
+      elseif block.text:find('require "obatch.cleaning"', 1, true) then
+        rules = rules + 1
+        local code, out, err = support.obatch("clean", "--image-dir", dir.path, "--rules", path)
+        assert.equal(0, code, ("README.md:%d: %s%s"):format(block.line, out, err))
       else
         scripts = scripts + 1
         job("job", good)
@@ -72,7 +76,7 @@ describe("README.md", function()
         assert.truthy(out:find("%S"), "it printed nothing")
       end
     end
-    assert.truthy(policies >= 3 and models >= 1 and scripts >= 1)
+    assert.truthy(policies >= 3 and models >= 1 and rules >= 1 and scripts >= 1)
   end)
 
   it("names commands and options that exist", function()

@@ -143,6 +143,101 @@ describe("the batch folder", function()
     assert.equal("The text of data|b c|p-1.png.", project:text("b c/p-1.png"))
   end)
 
+  it("frees the images of requests or batches that the service refuses, for other options", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox { "--faults",
+      "upload: status=400 first=1; batches: fail=odd_code first=1" }
+    assert.equal(1, (project:run("upload", box)))
+    says(project, "Its images are free to be sent again")
+    project:run("upload", box) -- and this batch fails validation for a reason that nobody knows
+    says(project, "2 sent")
+    assert.equal(3, (project:run("download", box)), project.err)
+    says(project, "odd_code")
+    project:run("upload", box)
+    says(project, "2 sent")
+    assert.equal(0, (project:run("download", box)), project.err .. project.out)
+    pipeline.check_clean(project)
+    assert.equal("The text of data|a|p-2.png.", project:text("a/p-2.png"))
+  end)
+
+  it("leaves alone what is no record in its folder, and other programs' .part files", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox()
+    assert(fs.mkdir(project.base .. "/batch"))
+    for _, name in ipairs { "read me.txt", "notes.txt", "batch_x (copy).txt", "film.part" } do
+      support.write(project.base .. "/batch/" .. name, "mine")
+    end
+    assert.equal(0, (project:run("upload", box)), project.err)
+    assert.equal(0, (project:run("download", box)), project.err)
+    for _, name in ipairs { "read me.txt", "notes.txt", "batch_x (copy).txt", "film.part" } do
+      assert.equal("mine", support.read(project.base .. "/batch/" .. name))
+    end
+  end)
+
+  it("takes a record for what it is, whatever JSON it holds", function()
+    for _, content in ipairs { '{"items":[5]}', '["x"]', '[{}]', '{"items":{}}', "\0",
+      '{"items":[{"custom_id":"a","path":5}],"image_dir":""}',
+      '{"items":[{"custom_id":"a","path":{}}],"image_dir":""}' } do
+      local project <close> = pipeline.project { images = 1 }
+      local box <close> = project:sandbox()
+      assert(fs.mkdir(project.base .. "/batch"))
+      support.write(project.base .. "/batch/batch_x.txt", content)
+      assert.equal(2, (project:run("upload", box)), content .. project.err)
+      says(project, "nobody knows which images batch batch_x holds")
+    end
+  end)
+
+  it("writes beside the images that were sent, also when it is used from another folder", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox()
+    project:run("upload", box)
+    -- The same relative path names another image here.
+    local base = project.base
+    assert(fs.mkdir(base .. "/other/data/a"))
+    support.write(base .. "/other/data/a/p-2.png", "another image")
+    project.base = base .. "/other"
+    assert.equal(0, (project:run("download", box, { "--batch-dir", "../batch" })), project.err)
+    assert.falsy(project:text("a/p-2.png"))
+    project.base = base
+    assert.equal("The text of data|a|p-2.png.", project:text("a/p-2.png"))
+  end)
+
+  it("fetches again what was downloaded, not stored, and is gone", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox()
+    project:run("upload", box)
+    assert(fs.rename(project.base .. "/data", project.base .. "/away"))
+    assert.equal(1, (project:run("download", box)))
+    support.shell("rm -r " .. support.quote(project.base .. "/batch_return"))
+    assert(fs.rename(project.base .. "/away", project.base .. "/data"))
+    project:run("download", box)
+    pipeline.check(project)
+  end)
+
+  it("replaces the text for which an image was sent again, and forgets that an image was given up", function()
+    local project <close> = pipeline.project { images = 1, model = [[
+      if asked == 1 then return { refusal = "no" } end
+      return "text " .. asked]] }
+    local box <close> = project:sandbox()
+    project:run("upload", box)
+    project:run("download", box)
+    project:run("upload", box, { "--redo-failed" })
+    assert.equal(0, (project:run("download", box)), project.out)
+    assert.equal("text 2", project:text("b c/p-1.png"))
+    project:run("upload", box, { "--redo" })
+    assert.equal(0, (project:run("download", box)), project.out)
+    assert.equal("text 3", project:text("b c/p-1.png"))
+    -- What validate --delete does: the next upload takes the image.
+    assert(fs.remove(project.base .. "/data/b c/p-1.png.txt"))
+    project:run("upload", box)
+    says(project, "1 sent")
+    -- A text that somebody wrote meanwhile stays.
+    support.write(project.base .. "/data/b c/p-1.png.txt", "by hand")
+    project:run("download", box)
+    says(project, "another text is there and stays")
+    assert.equal("by hand", project:text("b c/p-1.png"))
+  end)
+
   it("gives no two images one custom_id", function()
     local taken, ids = {}, {}
     for i, path in ipairs { "a/b", "a|b", "a\\b", "a|b~2", "n\xE9", "n%E9" } do

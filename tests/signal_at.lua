@@ -24,10 +24,12 @@ end
 if when == "file" then
   fs.write, fs.rename = wrap(fs.write, "before"), wrap(fs.rename, "before")
 elseif at then
-  local open = journal.open
+  local open, is_wrapped = journal.open, false
   function journal.open(path)
     local opened, events = open(path)
-    if opened then getmetatable(opened).record = wrap(getmetatable(opened).record, when) end
+    if opened and not is_wrapped then
+      getmetatable(opened).record, is_wrapped = wrap(getmetatable(opened).record, when), true
+    end
     return opened, events
   end
 end

@@ -51,12 +51,14 @@ local function planned(n, max)
 end
 
 --- Runs iteration 1 as a new process would: what submission.run returned, the log, and the parts.
-local function run(dir, api, prepare)
+local function run(dir, api, prepare, alter)
   local the_job <close> = assert(job.open(dir.path .. "/base", dir.path .. "/requests.jsonl"))
   local log = {}
   local parts = the_job.iterations[1].parts
   if prepare then prepare(parts) end
-  local done, message, code = submission.run(the_job:round(1), api, { poll_wait = 0.1,
+  local round = the_job:round(1)
+  if alter then alter(round) end
+  local done, message, code = submission.run(round, api, { poll_wait = 0.1,
     log = function(line) log[#log + 1] = line end, progress = { status = function() end } })
   return { done = done, message = message, code = code, log = table.concat(log, "\n"), parts = parts }
 end
@@ -266,6 +268,16 @@ describe("while a batch is waited for", function()
     assert.same({}, result.parts[1].files)
     assert.equal(10, api.looks["batch-1"])
     assert.truthy(result.log:find("gone for good", 1, true))
+  end)
+
+  it("it is not given up where only the user knows whether the key is right", function()
+    hurry()
+    local dir <close> = planned(2)
+    local result = run(dir, unknown(99), nil, function(round) round.withdraw = function() error "not this" end end)
+    assert.is_nil(result.done)
+    assert.equal("NOT_FOUND", result.code)
+    assert.truthy(result.message:find("Is this the key, the project and the address", 1, true))
+    assert.falsy(result.parts[1].done)
   end)
 
   it("a reply without a status is trouble, told once, and ends nothing", function()

@@ -230,6 +230,8 @@ describe("upload", function()
       project.base, name))
     project:run("upload", box)
     says(project, "skipped: 2 are on their way")
+    project:run("upload", box, { "--image-dir", "./data", "--dry-run" })
+    says(project, "skipped: 3 are on their way") -- the third by the run above
     assert.equal(0, (project:run("download", box, { "--image-dir", "data" })), project.err)
     check(project)
   end)
@@ -252,6 +254,8 @@ describe("upload", function()
       { { "--prompt-file", "nowhere.txt" }, "nowhere.txt" },
       { { "--fields", "nowhere.csv" }, "nowhere.csv" },
       { { "--endpoint", "/v1/embeddings" }, "endpoint" },
+      { { "--max-bytes", "300000000" }, "no batch of more than 200000000 bytes" },
+      { { "--image-dir", "prompt.txt" }, "prompt.txt is no folder" },
       { { "--budget", "0" }, "'0' is not a number above 0" },
     } do
       assert.equal(2, (project:run("upload", nil, case[1])))

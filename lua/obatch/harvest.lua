@@ -151,13 +151,23 @@ function Harvest:has_changed(item)
   return fs.sha256(item.path) ~= item.sha256
 end
 
+--- Whether the text beside an image is still the one that upload --redo has sent the image again for.
+local function is_to_be_replaced(item)
+  if not item.replaces then return false end
+  local there = fs.sha256(sidecar.text_path(item.path)) or fs.sha256(sidecar.label_path(item.path))
+  return there == item.replaces
+end
+
 --- Puts a good answer beside its image. Sets found.written: "written", "same", "kept", or false with
 --- found.reason. nil, message, CODE when nothing more can be written at all.
 function Harvest:write_text(item, found)
   local folder, message, code = self:folder_of(item)
   if not folder then return nil, message, code end
   local result
-  result, message, code = folder:write(item.path, found.text, self.overwrite)
+  result, message, code = folder:write(item.path, found.text, self.overwrite or is_to_be_replaced(item))
+  if code == "OUTSIDE" and self.part.legacy and not self.image_dir then
+    return nil, message .. ". Its batch is of an earlier script: name the images' folder with --image-dir", "USAGE"
+  end
   if not result then
     if not OF_ONE_IMAGE[code] then return nil, message, code end
     found.written = false
@@ -168,8 +178,8 @@ function Harvest:write_text(item, found)
   found.written = result
   self.to_sync[item.image_dir] = item.path:match("^(.*/)") or "."
   if result == "kept" then
-    self.note("other texts", "%s: another text is there and stays (--overwrite replaces it)",
-      text.printable(sidecar.text_path(item.path)))
+    self.note("other texts", "%s: another text is there and stays (the new one is in %s)",
+      text.printable(sidecar.text_path(item.path)), text.printable(self.json_dir))
   end
   if self:has_changed(item) then
     found.changed = true
@@ -302,18 +312,22 @@ function Harvest:write_provenance()
   return true
 end
 
---- How often each image that has no text now had each class of outcome before this batch:
---- its real path -> class -> count.
-function Harvest:history(keys)
-  local counts = {}
+--- What unresolved.jsonl says of the images of this batch, by their real paths: how often each had each
+--- class of outcome in other batches, anew after a good answer; and whether its last word is that it has
+--- no text.
+function Harvest:history()
+  local counts, open, is_ours = {}, {}, {}
+  for id in pairs(self.found) do is_ours[records.real_path(self.items[id].path)] = true end
   for entry in self.shelf:unresolved() do
-    local key = records.real_path(entry.path)
-    if keys[key] and entry.class and entry.batch ~= self.part.batch_id then
-      counts[key] = counts[key] or {}
-      counts[key][entry.class] = (counts[key][entry.class] or 0) + 1
+    local path = records.real_path(entry.path)
+    if is_ours[path] and entry.class then
+      open[path] = entry.action ~= "done"
+      local before = counts[path] or {}
+      if entry.batch ~= self.part.batch_id then before[entry.class] = (before[entry.class] or 0) + 1 end
+      counts[path] = open[path] and before or nil
     end
   end
-  return counts
+  return counts, open
 end
 
 --- What the policy does with an item that has no good answer, and how many answers were taken.
@@ -334,22 +348,21 @@ function Harvest:decide(item, found, before)
   return action, attempts
 end
 
---- Everything that has no text beside its image, in the order of its custom_ids.
+--- Everything that has no text beside its image, and what has one at last ("done"), in the order of its
+--- custom_ids.
 function Harvest:note_unresolved()
-  local list, keys = {}, {}
+  if not self.shelf then return true end
+  local list, history, open = {}, self:history()
   for id, found in pairs(self.found) do
-    if not (found.class == "valid" and found.written) then
-      list[#list + 1] = self.items[id]
-      keys[records.real_path(self.items[id].path)] = true
-    end
+    local item = self.items[id]
+    found.is_done = found.class == "valid" and found.written
+    if not found.is_done or open[records.real_path(item.path)] then list[#list + 1] = item end
   end
-  if #list == 0 or not self.shelf then return true end
   table.sort(list, function(a, b) return a.custom_id < b.custom_id end)
-  local history = self:history(keys)
   local entries = {}
   for i, item in ipairs(list) do
-    local found = self.found[item.custom_id]
-    local action, attempts = self:decide(item, found, history[records.real_path(item.path)])
+    local found, action, attempts = self.found[item.custom_id], "done", nil
+    if not found.is_done then action, attempts = self:decide(item, found, history[records.real_path(item.path)]) end
     entries[i] = { custom_id = item.custom_id, path = item.path, batch = self.part.batch_id, class = found.class,
       reason = found.reason, action = action, attempts = attempts }
   end

@@ -244,7 +244,8 @@ Round.__index = Round
 
 --- Iteration n as a set of parts to bring through the service.
 function Job:round(n)
-  return setmetatable({ job = self, n = n, parts = self.iterations[n].parts, title = "iteration " .. n }, Round)
+  return setmetatable({ job = self, n = n, parts = self.iterations[n].parts, title = "iteration " .. n,
+    rest = "what it does not name is sent again" }, Round)
 end
 
 --- Makes an event of a part durable, then applies it.

@@ -137,29 +137,6 @@ function Job:attempts(image, sha256)
   return past and past.count or 0, past and past.reason
 end
 
-local function encode_item(item)
-  local copy = {}
-  for name, value in pairs(item) do copy[name] = value end
-  for _, name in ipairs { "path", "image_dir" } do
-    if not utf8.len(copy[name]) then -- JSON cannot hold it
-      copy[name .. "_hex"] = copy[name]:gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)
-      copy[name] = nil
-    end
-  end
-  return copy
-end
-
-local function decode_item(item)
-  for _, name in ipairs { "path", "image_dir" } do
-    local hex = item[name .. "_hex"]
-    if hex then
-      item[name] = hex:gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end)
-      item[name .. "_hex"] = nil
-    end
-  end
-  return item
-end
-
 local function new_run(self, n, items)
   local name = ("run_%03d"):format(n)
   local run = setmetatable({ job = self, name = name, dir = self.dir .. "/" .. name, items = items, by_id = {} }, Run)
@@ -177,7 +154,7 @@ function Job:unfinished()
   if type(items) ~= "table" then
     return nil, ("%s/items.json: %s"):format(run.dir, problem or "not a list"), "DAMAGED"
   end
-  for _, item in ipairs(items) do decode_item(item) end
+  for _, item in ipairs(items) do records.restore_paths(item) end
   return new_run(self, self.runs, items)
 end
 
@@ -207,7 +184,7 @@ function Job:begin(compose)
   facts, message, code = writer:commit()
   if not facts then return nil, message, code end
   local list = json.array {}
-  for i, item in ipairs(items) do list[i] = encode_item(item) end
+  for i, item in ipairs(items) do list[i] = records.with_paths(item) end
   ok, message, code = fs.write(run.dir .. "/items.json", json.encode(list) .. "\n")
   if not ok then return nil, message, code end
   self.runs = n

@@ -9,11 +9,11 @@
 --   BATCH_DIR/lock                      one process at a time
 --   OUTPUT_DIR/<batch id>.jsonl         what a batch gave back, and <batch id>_errors.jsonl
 --
--- A record says which images a batch holds: { batch =, image_dir =, run =, part =, request = { endpoint,
--- model, detail, max_tokens, prompt }, items = { { custom_id, path, bytes, sha256, prompt_sha256,
--- attempt, fields }, ... } }, items in the order of the request lines. An image that is in a record here
--- is on its way and must not be sent again. Records of earlier scripts hold something else; only their
--- name counts.
+-- A record says which images a batch holds: { batch =, image_dir =, root = (image_dir's real path), run =,
+-- part =, request = { endpoint, model, detail, max_tokens, prompt }, items = { { custom_id, path, bytes,
+-- sha256, prompt_sha256, attempt, fields, replaces }, ... } }, items in the order of the request lines. An
+-- image that is in a record here is on its way and must not be sent again. Records of earlier scripts
+-- hold something else; only their name counts.
 
 local fs = require "obatch.fs"
 local journal = require "obatch.journal"
@@ -40,18 +40,19 @@ function records.decode_path(value)
   return (value.hex:gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end))
 end
 
---- A copy of a table with its path, and its folder of images, for JSON.
+local PATHS = { "path", "image_dir", "root" }
+
+--- A copy of a table with its paths as JSON can hold them.
 function records.with_paths(entry)
   local copy = {}
   for key, value in pairs(entry) do copy[key] = value end
-  copy.path = entry.path and records.encode_path(entry.path)
-  copy.image_dir = entry.image_dir and records.encode_path(entry.image_dir)
+  for _, key in ipairs(PATHS) do copy[key] = copy[key] and records.encode_path(copy[key]) end
   return copy
 end
 
 --- Back again, in place.
 function records.restore_paths(entry)
-  entry.path, entry.image_dir = records.decode_path(entry.path), records.decode_path(entry.image_dir)
+  for _, key in ipairs(PATHS) do entry[key] = records.decode_path(entry[key]) end
   return entry
 end
 
@@ -60,7 +61,7 @@ local function encode_record(record, batch_text)
   local lines = { "{" }
   if batch_text then lines[#lines + 1] = ('"batch": %s,'):format(batch_text) end
   local head = records.with_paths(record)
-  for _, key in ipairs { "previous", "image_dir", "run", "part", "request" } do
+  for _, key in ipairs { "previous", "image_dir", "root", "run", "part", "request" } do
     if head[key] ~= nil then lines[#lines + 1] = ('"%s": %s,'):format(key, json.encode(head[key])) end
   end
   lines[#lines + 1] = '"items": ['
@@ -71,15 +72,26 @@ local function encode_record(record, batch_text)
   return table.concat(lines, "\n")
 end
 
+local function is_path(value)
+  return type(value) == "string" or type(value) == "table" and type(value.hex) == "string"
+end
+
+--- Whether a file's JSON is a record of ours.
+local function is_record(record)
+  if type(record) ~= "table" or not json.is_array(record.items) or not is_path(record.image_dir) then return false end
+  for _, item in ipairs(record.items) do
+    if type(item) ~= "table" or type(item.custom_id) ~= "string" or not is_path(item.path) then return false end
+  end
+  return true
+end
+
 --- A record from a file: a table with .items, or without when an earlier script wrote it (.previous
 --- is then its text). nil, message, CODE.
 local function read_record(path)
   local content, message, code = fs.read(path)
   if not content then return nil, message, code end
   local record = json.decode(content)
-  if type(record) ~= "table" or type(record.items) ~= "table" then
-    return { previous = text.printable(content), image_dir = "" }
-  end
+  if not is_record(record) then return { previous = text.printable(content), image_dir = "" } end
   records.restore_paths(record)
   for _, item in ipairs(record.items) do records.restore_paths(item) end
   record.batch_text = json.raw(content, "/batch")
@@ -191,14 +203,24 @@ local function tidy(self)
       ok, message, code = self:event { event = "completed", part = part.part }
     elseif part.batch_id and found ~= self:record_path(part.batch_id) then
       ok, message, code = self:store_record(part, found)
+    elseif part.batch_id then
+      ok, message, code = self:remove_leftovers(part)
     end
     if not ok then return nil, message, code end
+    -- What was downloaded and is gone before it was stored is downloaded again.
+    for _, path in ipairs(self.output_dir and part.ended and part.files or {}) do
+      if not fs.stat(path) then part.done, part.files, part.fetched = nil, nil, nil end
+    end
   end
   for _, name in ipairs(fs.list(self.batch_dir) or {}) do
-    if name:find("%.part$") then fs.remove(self:path(name)) end
+    if name:find("%.txt%.part$") or name:find("%.record%.part$") or name:find("_%d%d%d%d+%.jsonl%.part$")
+      or name:find("%.input%.part$") then fs.remove(self:path(name)) end
   end
   return true
 end
+
+--- Whether a file's name can be that of a batch's record, as all tools name them.
+function records.is_name(name) return name:find("^batch[_-][%w_-]+%.txt$") ~= nil end
 
 --- Takes over the records that another tool has written.
 local function adopt(self)
@@ -209,16 +231,19 @@ local function adopt(self)
     end
   end
   for _, name in ipairs(fs.list(self.batch_dir) or {}) do
-    local id = name:match("^(.+)%.txt$")
-    if id and not known[name] and fs.stat(self:completed_path(id)) then
+    local id, ok, message, code = name:match("^(.+)%.txt$"), true, nil, nil
+    if not id or known[name] then -- no record, or one of ours
+      ok = true
+    elseif not records.is_name(name) then
+      self.log(("%s is no record of a batch: left alone"):format(text.printable(self:path(name))))
+    elseif fs.stat(self:completed_path(id)) then
       -- It was stored; the run ended before this copy was gone.
-      local ok, message, code = fs.remove(self:path(name))
-      if not ok then return nil, message, code end
-    elseif id and not known[name] then
-      self.log(("%s: a record of an earlier script; going on with its batch"):format(text.printable(self:path(name))))
-      local ok, message, code = self:event { event = "adopted", part = (self.last_part or 0) + 1, batch_id = id }
-      if not ok then return nil, message, code end
+      ok, message, code = fs.remove(self:path(name))
+    else
+      self.log(("%s: a record that no upload from here wrote; going on with its batch"):format(self:path(name)))
+      ok, message, code = self:event { event = "adopted", part = (self.last_part or 0) + 1, batch_id = id }
     end
+    if not ok then return nil, message, code end
   end
   return true
 end
@@ -319,9 +344,28 @@ function Shelf:store_record(part, from, batch)
   local batch_text = text_of(batch) or record.batch_text or json.encode { id = part.batch_id }
   local ok
   ok, message, code = fs.write(target, encode_record(record, batch_text))
-  if ok and from ~= target then ok, message, code = fs.remove(from) end
-  if ok and part.file then ok, message, code = fs.remove(self:path(part.file)) end
-  return ok, message, code
+  if not ok then return nil, message, code end
+  return self:remove_leftovers(part)
+end
+
+--- Once a batch has its record, its requests go, and what the record was before.
+function Shelf:remove_leftovers(part)
+  local paths = {}
+  if part.file then paths = { self:path(part.file), self:path(part.file:gsub("%.jsonl$", ".record")) } end
+  if part.previous_id then paths[#paths + 1] = self:record_path(part.previous_id) end
+  for _, path in ipairs(paths) do
+    local ok, message, code = fs.remove(path)
+    if not ok then return nil, message, code end
+  end
+  return true
+end
+
+--- Takes back a part of which the service has refused the requests or the batch: nothing of it is there,
+--- and its images are free again.
+function Shelf:withdraw(part)
+  local ok, message, code = self:event { event = "completed", part = part.part }
+  if not ok then return nil, message, code end
+  return self:remove_leftovers(part)
 end
 
 --- Notes that a part's batch exists, and writes its record.
@@ -380,11 +424,22 @@ local function fetch_items(self, part, api)
   bytes, message, code = api:download(openai.present(batch.input_file_id) or "", path)
   if not bytes then return unknown(message, code) end
   local items = json.array {}
-  for line in assert(jsonl.scan(path, { id = "/custom_id" })) do
+  for line in assert(jsonl.scan(path, { id = "/custom_id" }, { max_line = 1 << 30 })) do
     if type(line.id) == "string" then items[#items + 1] = { custom_id = line.id, path = line.id:gsub("|", "/") } end
   end
   fs.remove(path)
   return items, batch
+end
+
+--- Where upload was run from another folder, the paths as they were given name something else here, or
+--- nothing: then they begin at the real path that the images' folder had.
+local function find_root(record)
+  local root, dir = record.root, record.image_dir
+  if not root or root == dir or fs.absolute(dir) == root or not fs.stat(root) then return end
+  for _, item in ipairs(record.items) do
+    if item.path:sub(1, #dir) == dir then item.path = root .. item.path:sub(#dir + 1) end
+  end
+  record.image_dir = root
 end
 
 --- Loads part.record. For the record of an earlier script that names no images, the service is asked
@@ -405,6 +460,7 @@ function Shelf:load(part, api)
       if not ok then return nil, message, code end
     end
   end
+  find_root(record)
   part.record = record
   return true
 end
@@ -424,9 +480,9 @@ function Shelf:complete(part)
   end
   if ok then ok, message, code = self:event { event = "completed", part = part.part } end
   if ok then ok, message, code = fs.remove(from) end
-  if ok and part.file then ok, message, code = fs.remove(self:path(part.file)) end
   part.record = nil
-  return ok, message, code
+  if not ok then return nil, message, code end
+  return self:remove_leftovers(part)
 end
 
 -- ---------------------------------------------------------------- what has no text
@@ -459,11 +515,12 @@ end
 function Shelf:note_unresolved(entries)
   if #entries == 0 then return true end
   local known, lines = {}, {}
+  local function key(entry) return ("%s\0%s\0%s"):format(entry.batch, entry.custom_id, entry.action) end
   for entry in self:unresolved() do
-    if entry.batch == entries[1].batch then known[entry.custom_id] = true end
+    if entry.batch == entries[1].batch then known[key(entry)] = true end
   end
   for _, entry in ipairs(entries) do
-    if not known[entry.custom_id] then lines[#lines + 1] = json.encode(records.with_paths(entry)) .. "\n" end
+    if not known[key(entry)] then lines[#lines + 1] = json.encode(records.with_paths(entry)) .. "\n" end
   end
   if #lines == 0 then return true end
   local file <close>, message, code = fs.append(self:path("unresolved.jsonl"))

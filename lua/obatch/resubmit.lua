@@ -96,6 +96,9 @@ local function submitted_with(batch_id, batch_dir, completed_dir)
   end
 end
 
+--- Bytes of an image whose request the correction loop still reads as one line (64 MB).
+local MAX_IMAGE = 45 * 1000 * 1000
+
 --- Adds one image to the requests. Returns its item and its settings; nil and what is wrong with it; or
 --- nil, message, CODE when nothing more can be written.
 local function compose(writer, entry, find, taken)
@@ -103,6 +106,7 @@ local function compose(writer, entry, find, taken)
   if not sent then return nil, settings end
   local picture, fault = jsonl.image(entry.path)
   if not picture then return nil, fault end
+  if picture:bytes() > MAX_IMAGE then return nil, "too large for the correction loop: upload it again" end
   local columns = {}
   for name in pairs(sent.fields or {}) do columns[#columns + 1] = name end
   local fill, question

@@ -3,7 +3,8 @@
 --
 -- Whose parts they are is the store's business: an iteration of a job (Job:round), or the batch folder
 -- of an image project (obatch.records). A store has
---   parts, title                       the parts, and what people call them together
+--   parts, title, rest                 the parts, what people call them together, and in words what becomes of
+--                                      the lines of a refused batch that were not at fault
 --   record(part, event)                makes an event durable, then applies it
 --   request_path(part)                 its request file; nil when that is not kept
 --   upload_name(part), tag(part)       how a file and a batch are found again whose reply was lost
@@ -11,6 +12,8 @@
 --   reject(part, faults)               its batch failed validation for some lines
 --   download_path(part, kind)          where its "output" or "error" file goes
 --   kept_results(part)                 optional: files to go on with when the service has forgotten the batch
+--   withdraw(part)                     optional: takes back a part that the service has refused. A store that
+--                                      can do so composes its requests anew; it never gives a batch up by itself
 -- and each method's failure is nil, message, CODE.
 
 local json = require "obatch.json"
@@ -91,6 +94,11 @@ end
 --- closed, so that the next run need not look for what cannot be there.
 function Submission:not_created(part, what, message, code, certain)
   if certain and not self:record(part, { event = "refused", what = what, reason = message }) then return false end
+  if certain and code == "REFUSED" and self.store.withdraw then
+    local ok, problem, reason = self.store:withdraw(part)
+    if not ok then return self:stop(problem, reason, true) end
+    message = message .. ". Its images are free to be sent again, by other options"
+  end
   return self:stop(message, code)
 end
 
@@ -198,12 +206,14 @@ function Submission:failed(part, batch)
     if entry.code == "model_not_found" and (part.model_refused or not line) then lines[0] = fault end
   end
   local why = describe_all(errors)
-  if not next(lines) then
+  if not next(lines) and self.store.withdraw then
+    self:stop(("batch %s failed validation: %s"):format(id, why), "REFUSED")
+  elseif not next(lines) then
     -- On the next run the batch is created again, after the user has seen to the cause.
     return self:record(part, { event = "requeued", batch_id = id, reason = why })
       and self:stop(("batch %s failed validation: %s"):format(id, why), "REFUSED")
   end
-  self.log(("batch %s failed validation: %s; what it does not name is sent again"):format(id, why))
+  self.log(("batch %s failed validation: %s; %s"):format(id, why, self.store.rest))
   local ok, message, code = self.store:reject(part, lines)
   return ok or self:stop(message, code, true)
 end
@@ -253,7 +263,14 @@ function Submission:look(part)
   if not batch and code == "NOT_FOUND" then
     local files = self.store.kept_results and self.store:kept_results(part)
     if files then return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = files }) end
-    if gone(part, "batch") then return self:give_up_batch(part, message) end
+    local is_gone = gone(part, "batch")
+    if is_gone and self.store.withdraw then
+      part.lost = true
+      return self:stop(message .. ". Is this the key, the project and the address it was sent with? When it is really "
+        .. "gone, move its record to the completed ones: its images are then free to be sent again", code)
+    elseif is_gone then
+      return self:give_up_batch(part, message)
+    end
   end
   if batch and type(batch.status) ~= "string" then
     batch, message, code = nil, ("batch %s: the reply holds no status"):format(part.batch_id), "PROTOCOL"
@@ -356,7 +373,7 @@ function Submission:each(choose, act)
   tasks.run(self.api.client, list, AT_ONCE)
 end
 
-local function flying(part) return part.batch_id ~= nil and not part.done end
+local function flying(part) return part.batch_id ~= nil and not part.done and not part.lost end
 
 function Submission:count_in_flight()
   local flight, left = 0, 0
