@@ -268,10 +268,10 @@ local function finish(run)
     poll_wait = args.poll_wait, max_iterations = MAX_ITERATIONS }
   if not result then return nil, reason, errno end
   local ends, ok
-  ends, reason, errno = run:store(mend)
+  ends, reason, errno = mending.store(run, mend)
   if not ends then return nil, reason, errno end
   if result.stop_reason and result.left > 0 then return nil, result.stop_reason end
-  ok, reason, errno = run:complete(ends)
+  ok, reason, errno = job:complete(run, ends)
   if not ok then return nil, reason, errno end
   for _, one in ipairs(ends) do
     if one.good then

@@ -219,7 +219,7 @@ local function send_again(entries)
       if entry.class ~= "valid" then to_send[#to_send + 1] = entry end
     end
     if #to_send == 0 then return nil end
-    again, reasons, what_went_wrong = resubmit.prepare(args.batch_dir, completed_dir, to_send)
+    again, reasons, what_went_wrong = resubmit.begin(args.batch_dir, completed_dir, to_send)
     if what_went_wrong then return stopped(reasons, what_went_wrong) end
     for _, left_out in ipairs(reasons) do
       cannot_be_resent[left_out.entry.path] = true
@@ -234,7 +234,7 @@ local function send_again(entries)
   if not result then return stopped(trouble, kind) end
   if result.stop_reason and result.left > 0 then return stopped(result.stop_reason) end
   local ok
-  ok, trouble, kind = store(again:part(result.iterations))
+  ok, trouble, kind = store(resubmit.part(again, result.iterations))
   if ok then ok, trouble, kind = again:complete() end
   if not ok then return stopped(trouble, kind) end
 end

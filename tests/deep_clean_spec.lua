@@ -225,7 +225,7 @@ describe("obatch deep_clean", function()
     local box <close> = self:sandbox()
     -- The first run is killed when its batch exists.
     assert.equal(137, (support.shell("export AT=6 WHEN=after SIGNAL=KILL; " .. self:command(box.url))))
-    assert.is_truthy(fs.stat(self.path .. "/deep_clean/run_001/items.json"))
+    assert.is_truthy(fs.stat(self.path .. "/deep_clean/run_001/record.json"))
     support.write(self.path .. "/data/changed.png.txt.api", "mine")
     fs.remove(self.path .. "/data/gone.png.txt.api")
     support.write(self.path .. "/data/taken.png.txt", "mine")
@@ -276,7 +276,7 @@ describe("obatch deep_clean, stopped and started again,", function()
       for _ in support.read(self.path .. "/deep_clean/" .. path):gmatch("\n") do count = count + 1 end
     end
     assert.equal(EVENTS, count, "the cells below should reach every event")
-    for _, name in ipairs { "original_requests.jsonl", "items.json",
+    for _, name in ipairs { "original_requests.jsonl", "record.json",
       "iteration_1/batch_requests_iteration_1.jsonl" } do
       assert.is_nil(fs.stat(self.path .. "/deep_clean/run_001/" .. name), name)
     end

@@ -1,22 +1,17 @@
 --- Mending: labelled texts on their way through the correction loop, and how they come back.
 --
---   JOB_DIR/attempts.jsonl                   every text that came back not good: path, sha256 of the text, run,
---                                            class, reason
---   JOB_DIR/lock                             one process at a time
---   JOB_DIR/run_NNN/original_requests.jsonl  the requests of a run
---   JOB_DIR/run_NNN/items.json               what each is about; once it is there, they are on their way
---   JOB_DIR/run_NNN/completed.json           the same, when all that came back is in its place
---   JOB_DIR/run_NNN/...                      the correction loop's job
+--   JOB_DIR/attempts.jsonl   every text that came back not good: path, sha256 of the text, run, class, reason
+--   JOB_DIR/lock             one process at a time
+--   JOB_DIR/run_NNN/...      the errand of each run (see obatch.errand)
 --
 -- A text that came back good is put in its place in this order: IMAGE.txt is written, all that was
 -- written is made durable, IMAGE.txt.api is renamed to IMAGE.txt.before. A run that is stopped anywhere
 -- in between does the rest when it is taken up again.
 
+local errand = require "obatch.errand"
 local fs = require "obatch.fs"
 local journal = require "obatch.journal"
-local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
-local loop = require "obatch.loop"
 local outcome = require "obatch.outcome"
 local records = require "obatch.records"
 local sidecar = require "obatch.sidecar"
@@ -26,8 +21,6 @@ local texts = require "obatch.texts"
 local mending = {}
 local Job = {}
 Job.__index = Job
-local Run = {}
-Run.__index = Run
 
 --- The classes in which an answer was received, paid for, and not good: those count as attempts.
 local ANSWERED = { invalid = true, refused = true, truncated = true }
@@ -107,10 +100,7 @@ function mending.open(dir)
     lock:close()
     return nil, events, code
   end
-  local self = setmetatable({ dir = dir, lock = lock, journal = attempts, runs = 0, past = {} }, Job)
-  for _, name in ipairs(fs.list(dir) or {}) do
-    self.runs = math.max(self.runs, math.tointeger(tonumber(name:match("^run_(%d+)$"))) or 0)
-  end
+  local self = setmetatable({ dir = dir, lock = lock, journal = attempts, past = {} }, Job)
   for _, event in ipairs(events) do self:remember(event) end
   return self
 end
@@ -137,25 +127,18 @@ function Job:attempts(image, sha256)
   return past and past.count or 0, past and past.reason
 end
 
-local function new_run(self, n, items)
-  local name = ("run_%03d"):format(n)
-  local run = setmetatable({ job = self, name = name, dir = self.dir .. "/" .. name, items = items, by_id = {} }, Run)
-  for _, item in ipairs(items) do run.by_id[item.custom_id] = item end
+--- An errand, with its items by their custom_id, too.
+local function with_ids(run)
+  run.by_id = {}
+  for _, item in ipairs(run.items) do run.by_id[item.custom_id] = item end
   return run
 end
 
 --- The run that was begun and is not at its end. nil when there is none; nil, message, CODE.
 function Job:unfinished()
-  local run = new_run(self, self.runs, {})
-  local content, message, code = fs.read(run.dir .. "/items.json")
-  if not content and code == "ENOENT" then return nil end
-  if not content then return nil, message, code end
-  local items, problem = json.decode(content)
-  if type(items) ~= "table" then
-    return nil, ("%s/items.json: %s"):format(run.dir, problem or "not a list"), "DAMAGED"
-  end
-  for _, item in ipairs(items) do records.restore_paths(item) end
-  return new_run(self, self.runs, items)
+  local run, message, code = errand.unfinished(self.dir, "run")
+  if not run then return nil, message, code end
+  return with_ids(run)
 end
 
 --- Begins a run. compose(writer) puts its requests into a jsonl writer and returns their items: tables
@@ -163,41 +146,16 @@ end
 --- (as in texts.survey); or nil, message, CODE. Returns the run, nil when there are no requests, or nil,
 --- message, CODE. Nothing is on its way before the run is returned.
 function Job:begin(compose)
-  -- A folder without items.json has sent nothing, and is used again.
-  local last = ("%s/run_%03d"):format(self.dir, self.runs)
-  local is_new = self.runs == 0 or fs.stat(last .. "/completed.json") ~= nil
-  local n = is_new and self.runs + 1 or self.runs
-  local run = new_run(self, n, {})
-  local ok, message, code = fs.mkdir(run.dir)
-  if not ok then return nil, message, code end
-  local writer <close>, problem, reason = jsonl.create(run.dir .. "/original_requests.jsonl")
-  if not writer then return nil, problem, reason end
-  local items
-  items, message, code = compose(writer)
-  if not items then return nil, message, code end
-  if #items == 0 then
-    writer:close()
-    if is_new then fs.remove(run.dir) end
-    return nil
-  end
-  local facts
-  facts, message, code = writer:commit()
-  if not facts then return nil, message, code end
-  local list = json.array {}
-  for i, item in ipairs(items) do list[i] = records.with_paths(item) end
-  ok, message, code = fs.write(run.dir .. "/items.json", json.encode(list) .. "\n")
-  if not ok then return nil, message, code end
-  self.runs = n
-  return new_run(self, n, items)
+  local run, message, code = errand.begin(self.dir, "run", function(writer)
+    local items, problem, reason = compose(writer)
+    if not items then return nil, problem, reason end
+    return { items = items }
+  end)
+  if not run then return nil, message, code end
+  return with_ids(run)
 end
 
--- ---------------------------------------------------------------- a run
-
---- Brings the requests to their end by loop.run, with its options but base_dir and original. Its result.
-function Run:run(options)
-  options.base_dir, options.original = self.dir, self.dir .. "/original_requests.jsonl"
-  return loop.run(options)
-end
+-- ---------------------------------------------------------------- what came back
 
 --- Writes the mended text of one item to IMAGE.txt. Returns "written"; "there" when the label is gone
 --- already, by this run; nil and why the text is not put there; or nil, message, CODE: the disk.
@@ -242,11 +200,11 @@ end
 --- Puts what the loop has brought in its place. mend(answer) -> the text to be written. Returns a list of
 --- { item=, good = true } or { item=, reason=, counted= } (counted: an answer was received and is not
 --- good), one for each item; or nil, message, CODE: the same call does the rest.
-function Run:store(mend)
-  local answers <close>, message, code = jsonl.index(self.dir .. "/final_results.jsonl", "/custom_id")
+function mending.store(run, mend)
+  local answers <close>, message, code = jsonl.index(run.dir .. "/final_results.jsonl", "/custom_id")
   if not answers then return nil, message, code end
-  local failures, folders, ends, written = failures_in(self.dir), {}, {}, {}
-  for i, item in ipairs(self.items) do
+  local failures, folders, ends, written = failures_in(run.dir), {}, {}, {}
+  for i, item in ipairs(run.items) do
     local line = answers:line(item.custom_id)
     local failure = failures[item.custom_id]
     if line then
@@ -273,29 +231,19 @@ function Run:store(mend)
   return ends
 end
 
---- Ends a run whose `ends` (of store) are all in their place: counts the attempts, and lets the requests
---- go, which may hold whole images. true | nil, message, CODE.
-function Run:complete(ends)
-  local ok, message, code
+--- Ends a run whose `ends` (of store) are all in their place, and counts the attempts. true | nil, message,
+--- CODE.
+function Job:complete(run, ends)
   for _, one in ipairs(ends) do
     if one.counted then
       local attempt = { event = "attempt", path = real_label(one.item.path), sha256 = one.item.sha256,
-        run = self.name, class = one.class, reason = one.reason }
-      ok, message, code = self.job.journal:record(attempt)
+        run = run.name, class = one.class, reason = one.reason }
+      local ok, message, code = self.journal:record(attempt)
       if not ok then return nil, message, code end
-      self.job:remember(attempt)
+      self:remember(attempt)
     end
   end
-  ok, message, code = fs.rename(self.dir .. "/items.json", self.dir .. "/completed.json")
-  if not ok then return nil, message, code end
-  for path in fs.walk(self.dir, { ext = { [".jsonl"] = true } }) do
-    local name = path:match("[^/]*$")
-    if name == "original_requests.jsonl" or name:find("^batch_requests_iteration_") then
-      ok, message, code = fs.remove(path)
-      if not ok then return nil, message, code end
-    end
-  end
-  return true
+  return run:complete()
 end
 
 return mending

@@ -1,0 +1,120 @@
+--- An errand: requests about files of the user, composed by a command, that go through the correction loop
+--- in a folder of their own; their answers are then put where the files are.
+--
+--   DIR/NAME_NNN/original_requests.jsonl   the requests
+--   DIR/NAME_NNN/record.json               what each one is about; once it is there, they are on their way
+--   DIR/NAME_NNN/completed.json            the same, when the answers are in their place
+--   DIR/NAME_NNN/...                       the correction loop's job
+--
+-- A record is { items = { { custom_id, path, image_dir, ... }, ... }, ... }. Of one name, an errand begins
+-- when the one before it is completed.
+
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
+local loop = require "obatch.loop"
+local records = require "obatch.records"
+
+local errand = {}
+local Errand = {}
+Errand.__index = Errand
+
+local function read_record(path)
+  local content, message, code = fs.read(path)
+  if not content then return nil, message, code end
+  local record, problem = json.decode(content)
+  if type(record) ~= "table" or type(record.items) ~= "table" then
+    return nil, ("%s: %s"):format(path, problem or "not a record"), "DAMAGED"
+  end
+  for _, item in ipairs(record.items) do records.restore_paths(item) end
+  return record
+end
+
+local function write_record(path, record)
+  local copy = {}
+  for key, value in pairs(record) do copy[key] = value end
+  copy.items = json.array {}
+  for i, item in ipairs(record.items) do copy.items[i] = records.with_paths(item) end
+  return fs.write(path, json.encode(copy) .. "\n")
+end
+
+--- The number of the last errand of a name, 0 when there was none.
+local function last_number(dir, name)
+  local last = 0
+  for _, entry in ipairs(fs.list(dir) or {}) do
+    local number = entry:sub(1, #name + 1) == name .. "_" and entry:sub(#name + 2):match("^%d+$")
+    last = math.max(last, math.tointeger(tonumber(number)) or 0)
+  end
+  return last
+end
+
+local function new(dir, name, record)
+  return setmetatable({ name = name, dir = dir .. "/" .. name, record = record, items = record.items }, Errand)
+end
+
+--- The errand that is on its way: .name, .dir, .record, .items. nil when there is none; nil, message, CODE
+--- when its record cannot be read.
+function errand.unfinished(dir, name)
+  local full = ("%s_%03d"):format(name, last_number(dir, name))
+  local record, message, code = read_record(("%s/%s/record.json"):format(dir, full))
+  if record then return new(dir, full, record) end
+  if code == "ENOENT" then return nil end
+  return nil, message, code
+end
+
+--- The record of a completed errand by its name with the number; nil, message, CODE.
+function errand.completed(dir, full_name)
+  return read_record(("%s/%s/completed.json"):format(dir, full_name))
+end
+
+--- Begins an errand. compose(writer) puts its requests into a jsonl writer and returns the record, or nil,
+--- message, CODE. Returns the errand; nil when the record has no items; or nil, message, CODE. Nothing is
+--- on its way before the errand is returned.
+function errand.begin(dir, name, compose)
+  local last = last_number(dir, name)
+  -- One that was stopped before its record was there has sent nothing: its folder is used again.
+  local is_new = last == 0 or fs.stat(("%s/%s_%03d/completed.json"):format(dir, name, last)) ~= nil
+  local full = ("%s_%03d"):format(name, is_new and last + 1 or last)
+  local folder = dir .. "/" .. full
+  local ok, message, code = fs.mkdir(folder)
+  if not ok then return nil, message, code end
+  local writer <close>, problem, reason = jsonl.create(folder .. "/original_requests.jsonl")
+  if not writer then return nil, problem, reason end
+  local record
+  record, message, code = compose(writer)
+  if not record then return nil, message, code end
+  if #record.items == 0 then
+    writer:close()
+    fs.remove(folder)
+    return nil
+  end
+  local facts
+  facts, message, code = writer:commit()
+  if not facts then return nil, message, code end
+  ok, message, code = write_record(folder .. "/record.json", record)
+  if not ok then return nil, message, code end
+  return new(dir, full, record)
+end
+
+--- Brings the requests to their end by loop.run, with its options but base_dir and original. Its result.
+function Errand:run(options)
+  options.base_dir, options.original = self.dir, self.dir .. "/original_requests.jsonl"
+  return loop.run(options)
+end
+
+--- The answers are in their place: nothing of this is on its way any more. The requests, which may hold
+--- whole images, go. true | nil, message, CODE.
+function Errand:complete()
+  local ok, message, code = fs.rename(self.dir .. "/record.json", self.dir .. "/completed.json")
+  if not ok then return nil, message, code end
+  for path in fs.walk(self.dir, { ext = { [".jsonl"] = true } }) do
+    local name = path:match("[^/]*$")
+    if name == "original_requests.jsonl" or name:find("^batch_requests_iteration_") then
+      ok, message, code = fs.remove(path)
+      if not ok then return nil, message, code end
+    end
+  end
+  return true
+end
+
+return errand
