@@ -162,22 +162,6 @@ local no_more = reason and reason.message -- why nothing may be submitted now
 
 -- ---------------------------------------------------------------- which images have no text
 
---- The real paths of the images that are on their way. nil, message, CODE.
-local function on_their_way()
-  local held = {}
-  local again, why, errno = resubmit.unfinished(args.batch_dir)
-  if why then return nil, why, errno end
-  for _, item in ipairs(again and again.items or {}) do held[records.real_path(item.path)] = true end
-  for _, part in ipairs(shelf.parts) do
-    local ok
-    ok, why, errno = shelf:load(part, api)
-    if not ok then return nil, why, errno end
-    for _, item in ipairs(part.record.items or {}) do held[records.real_path(item.path)] = true end
-    part.record = nil
-  end
-  return held
-end
-
 --- The latest entry in unresolved.jsonl of each image that still has no text, in the order of the file.
 --- Images that are gone since an earlier run are forgotten.
 local function without_text(held)
@@ -198,7 +182,7 @@ local function without_text(held)
   return list
 end
 
-local held, why, errno = on_their_way()
+local held, why, errno = resubmit.on_their_way(shelf, api)
 if not held then return stopped(why, errno) end
 local failed = without_text(held)
 
@@ -243,7 +227,7 @@ if args.resubmit then
   if no_more then return stopped(no_more) end
   local exit_code = send_again(failed)
   if exit_code then return exit_code end
-  held, why, errno = on_their_way()
+  held, why, errno = resubmit.on_their_way(shelf, api)
   if not held then return stopped(why, errno) end
   failed = without_text(held)
 end

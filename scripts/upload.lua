@@ -92,17 +92,7 @@ if args.fields and #used == 0 then
     columns[1] or "COLUMN")
 end
 
---- The price table: lua/obatch/prices.lua, or a file like it.
-local function load_prices(path)
-  if not path then return require "obatch.prices" end
-  local chunk, reason = loadfile(path, "t", {})
-  local ok, prices = true, nil
-  if chunk then ok, prices = pcall(chunk) end
-  if not chunk or not ok then return nil, reason or prices end
-  if type(prices) == "table" and prices.as_of and prices.models and prices.assumed_output_tokens then return prices end
-  return nil, path .. ": a price table is like lua/obatch/prices.lua"
-end
-local prices, trouble = load_prices(args.prices)
+local prices, trouble = tokens.prices(args.prices)
 if not prices then return cli.fail(2, "%s", trouble) end
 local _, unpriced = tokens.cost(prices, args.model, 0, 0)
 if unpriced and args.budget then return cli.fail(2, "--budget: %s", unpriced) end
@@ -117,9 +107,6 @@ local function fields_of(path)
 end
 
 -- ---------------------------------------------------------------- the batch folder
-
---- left: images that an earlier run has composed and not submitted yet.
-local count = { images = 0, sent = 0, batches = 0, bytes = 0, tokens_in = 0, cost = 0, left = 0 }
 
 local line <close> = progress.new()
 local function log(words) line:say(words) end
@@ -141,38 +128,18 @@ local function submit()
   return submission.submit(shelf, api, { log = log, progress = line })
 end
 
---- The images that are on their way, as a set of real paths and, for records of earlier scripts,
---- custom_ids. nil, message, CODE when a record cannot be read, or nobody knows what it holds.
-local function on_their_way()
-  local held = {}
-  for _, part in ipairs(shelf and shelf.parts or {}) do
-    if part.legacy and not api then return nil, problem, "USAGE" end
-    local ok, why, what = shelf:load(part, api)
-    if not ok then return nil, why, what end
-    if not part.record.items then
-      return nil, ("nobody knows which images batch %s holds: the service has no input file of it any more. Run "
-        .. "\"obatch download\" first, or move %s to %s/completed yourself"):format(part.batch_id,
-        shelf:record_path(part.batch_id), args.batch_dir), "USAGE"
-    end
-    for _, item in ipairs(part.record.items) do
-      held[records.real_path(item.path)] = true
-      if part.legacy then held[item.custom_id] = true end
-    end
-    if not part.batch_id then count.left = count.left + #part.record.items end
-    part.record = nil
-  end
-  local again, why, what = resubmit.unfinished(args.batch_dir)
-  if what then return nil, why, what end
-  for _, item in ipairs(again and again.items or {}) do held[records.real_path(item.path)] = true end
-  return held
-end
-
 if shelf and not args.dry_run then
   local ok, why, what = submit()
   if not ok then return cli.stopped(why, what) end
 end
-local held, why, what = on_their_way()
-if not held then return cli.stopped(why, what) end
+local held, waiting, what = {}, { unsubmitted = 0 }, nil
+if shelf then held, waiting, what = resubmit.on_their_way(shelf, api) end
+if not held then return cli.stopped(waiting, what) end
+if waiting.unknown then
+  return cli.fail(2, "nobody knows which images batch %s holds: the service has no input file of it any more. Run "
+    .. "\"obatch download\" first, or move %s to %s/completed yourself", waiting.unknown,
+    shelf:record_path(waiting.unknown), args.batch_dir)
+end
 
 -- The latest word on every image that came back without a text.
 local unresolved = {}
@@ -201,6 +168,7 @@ end
 
 -- ---------------------------------------------------------------- requests, batch by batch
 
+local count = { images = 0, sent = 0, batches = 0, bytes = 0, tokens_in = 0, cost = 0 }
 local taken = {} -- custom_ids, of all images: an image has the same one in every run
 local writer, record
 
@@ -248,15 +216,12 @@ local function begin_batch()
   return writer ~= nil, reason, errno
 end
 
---- The longest name of a file in bytes, on every file system in common use.
-local LONGEST_NAME = 255
-
 --- Adds an image to the requests. true; false and what is wrong with the image, its path included; or
 --- nil, message, CODE when the run cannot go on.
 local function add(path, id)
   local facts, fault = image.facts(path)
   if not facts then return false, fault end
-  if #sidecar.text_path(path):match("[^/]*$") > LONGEST_NAME then
+  if #path:match("[^/]*$") > sidecar.LONGEST_NAME then
     return false, path .. ": its name leaves no room for that of a text beside it"
   end
   local fields = fields_of(path)
@@ -361,8 +326,8 @@ if count.sent > 0 then
       count.cost, prices.as_of))
   end
 end
-if args.dry_run and count.left > 0 then
-  print(("%d images of an earlier run are not submitted yet: the next run does that first"):format(count.left))
+if args.dry_run and waiting.unsubmitted > 0 then
+  print(("%d images of an earlier run are not submitted yet: the next run does that first"):format(waiting.unsubmitted))
 end
 if args.dry_run then
   print("dry run: nothing was submitted")

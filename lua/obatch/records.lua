@@ -450,6 +450,10 @@ function Shelf:load(part, api)
   local record, message, code = read_record(path)
   if not record then return nil, message, code end
   if not record.items then
+    if not api then
+      return nil, ("the images of batch %s can only be asked for at the service: set OPENAI_API_KEY"):format(
+        part.batch_id), "USAGE"
+    end
     local items, batch
     items, batch, code = fetch_items(self, part, api)
     if items == nil then return nil, batch, code end

@@ -18,6 +18,29 @@ local resubmit = {}
 --- The errand that is on its way; nil when there is none; nil, message, CODE.
 function resubmit.unfinished(batch_dir) return errand.unfinished(batch_dir, "resubmit") end
 
+--- The images that are on their way: a set of their real paths, and of the custom_ids in records of earlier
+--- scripts. Its second value counts those in requests that are `unsubmitted`, and names a batch of which
+--- nobody knows the images (`unknown`). nil, message, CODE when a record cannot be read.
+function resubmit.on_their_way(shelf, api)
+  local held, facts = {}, { unsubmitted = 0, unknown = nil }
+  for _, part in ipairs(shelf.parts) do
+    local ok, message, code = shelf:load(part, api)
+    if not ok then return nil, message, code end
+    local items = part.record.items
+    if not items then facts.unknown = part.batch_id end
+    for _, item in ipairs(items or {}) do
+      held[records.real_path(item.path)] = true
+      if part.legacy then held[item.custom_id] = true end
+    end
+    if not part.batch_id then facts.unsubmitted = facts.unsubmitted + #items end
+    part.record = nil
+  end
+  local again, message, code = resubmit.unfinished(shelf.batch_dir)
+  if code then return nil, message, code end
+  for _, item in ipairs(again and again.items or {}) do held[records.real_path(item.path)] = true end
+  return held, facts
+end
+
 -- ---------------------------------------------------------------- composing
 
 --- What was submitted with a batch: a function(custom_id) that gives the item, with its .image_dir, and

@@ -125,6 +125,17 @@ end
 --- near for languages whose letters take more bytes, and fewer to a token.
 function tokens.text(string) return (#string + 3) // 4 end
 
+--- The price table: obatch.prices, or a file like it. nil and what is wrong with that.
+function tokens.prices(path)
+  if not path then return require "obatch.prices" end
+  local chunk, message = loadfile(path, "t", {})
+  if not chunk then return nil, message end
+  local ok, prices = pcall(chunk)
+  if not ok then return nil, prices end
+  if type(prices) == "table" and prices.as_of and prices.models and prices.assumed_output_tokens then return prices end
+  return nil, path .. ": a price table is like lua/obatch/prices.lua"
+end
+
 --- What so many tokens cost in the Batch API, in USD, by a table like obatch.prices. Or nil and a
 --- message for a model that is not in it.
 function tokens.cost(prices, model, tokens_in, tokens_out)
