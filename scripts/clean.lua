@@ -31,6 +31,10 @@ Exit codes: 0 done; 1 a file could not be read, written or labelled (named
 above); 2 wrong usage; 130 interrupted.]]
 local args = parser:parse { ... }
 
+if args.report then -- before anything is changed
+  local ok, why = fs.write(args.report, "")
+  if not ok then return cli.fail(2, "--report: %s", why) end
+end
 local ready, problem = detectors.load(args.rules)
 if not ready then return cli.fail(2, "%s", problem) end
 local dir = fs.stat(args.image_dir)
@@ -47,6 +51,9 @@ local function visible(content)
 end
 
 local function quote(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
+
+--- Differences that a dry run shows; --report tells of all.
+local MOST_SHOWN, changes = 200, 0
 
 --- Prints what diff(1) finds between a file and its new content. true | nil, message.
 local function show_difference(path, content)
@@ -104,7 +111,8 @@ local function treat(item)
   if cleaned ~= content then
     local ok, trouble
     if args.dry_run then
-      ok, trouble = show_difference(item.path, cleaned)
+      changes = changes + 1
+      if changes <= MOST_SHOWN then ok, trouble = show_difference(item.path, cleaned) end
     else
       ok, trouble = fs.write(item.path, cleaned, "later")
     end
@@ -147,17 +155,20 @@ if not args.dry_run and counts.cleaned then
   local ok, why = fs.sync(args.image_dir)
   if not ok then return cli.fail(1, "%s", why) end
 end
-if term.interrupted() then return cli.stopped("interrupted", "INTERRUPTED") end
-if args.report then
+if args.report then -- of what was done, also when that is not all
   local ok, why = fs.write(args.report, table.concat(report, "\n") .. "\n")
   if not ok then return cli.fail(1, "%s", why) end
 end
-
 local summary = {}
 for _, action in ipairs { "unchanged", "cleaned", "blank", "labelled", "labelled before", "link", "in the way",
   "failed" } do
   if counts[action] then summary[#summary + 1] = ("%d %s"):format(counts[action], WORDS[action] or action) end
 end
 print(("%d texts%s%s"):format(#survey.items, #summary > 0 and ": " or "", table.concat(summary, ", ")))
+if changes > MOST_SHOWN then print(("%d more differences are not shown"):format(changes - MOST_SHOWN)) end
 if args.dry_run then print("dry run: nothing was written") end
+if term.interrupted() then return cli.stopped("interrupted", "INTERRUPTED") end
+if (counts.labelled or counts["labelled before"]) and not args.dry_run then
+  print(("next: obatch deep_clean --image-dir '%s' --dry-run"):format(text.printable(args.image_dir)))
+end
 return (counts.failed or counts["in the way"] or #survey.faults > 0) and 1 or 0

@@ -250,6 +250,7 @@ else
   add("same", "%d were there already")
   add("kept", "%d not written, because another text is there")
   add("unwritten", "%d could not be written")
+  add("json", "%d are JSON objects, whole (--field NAME takes one field of them)")
   add("changed", "%d images have changed since they were sent")
   print("  " .. table.concat(words, ", "))
 end

@@ -23,6 +23,9 @@ local term = require "obatch.term"
 local text = require "obatch.text"
 local tokens = require "obatch.tokens"
 
+--- Endings of what the API takes: PNG, JPEG, WebP, GIF.
+local SENDABLE = { ".jpg", ".jpeg", ".png", ".webp", ".gif" }
+
 local parser = cli.parser("upload", "Sends the images of a folder through the Batch API, with a prompt.")
 parser:option("--image-dir", "Folder of the images; folders in it are walked, too."):argname("DIR"):count(1)
 parser:option("--prompt-file", "What the model is asked about each image. {name}, {path}, {dir} and the "
@@ -30,7 +33,7 @@ parser:option("--prompt-file", "What the model is asked about each image. {name}
 parser:option("--batch-dir", "Folder of the records, one for each batch."):argname("DIR"):default("batch")
 parser:option("--description", "A few words that the batches carry as metadata."):argname("TEXT")
 parser:option("--valid-image-types", "Endings of image files."):argname("EXT"):args("+")
-  :default(".jpg .jpeg .png .webp .gif")
+  :default(table.concat(SENDABLE, " "))
 parser:option("--max-images-per-batch", "Images per batch."):argname("N"):default("400"):convert(cli.positive_integer)
 parser:option("--max-bytes", "Bytes per batch."):argname("N")
   :default(tostring(request.MAX_BYTES)):convert(cli.positive_integer)
@@ -87,6 +90,11 @@ if args.fields then
 end
 local fill, used = prompt.compile(template, columns)
 if not fill then return cli.fail(2, "%s: %s", args.prompt_file, used) end
+for key in template:gmatch("{(%a[%w_]*)}") do
+  if args.fields and not prompt.is_known(key, columns) then
+    io.stderr:write(("obatch: note: {%s} is no column of %s and is sent as it is\n"):format(key, args.fields))
+  end
+end
 if args.fields and #used == 0 then
   return cli.fail(2, "%s uses no column of %s: write {%s}, for example", args.prompt_file, args.fields,
     columns[1] or "COLUMN")
@@ -170,7 +178,7 @@ end
 
 local count = { images = 0, sent = 0, batches = 0, bytes = 0, tokens_in = 0, cost = 0 }
 local taken = {} -- custom_ids, of all images: an image has the same one in every run
-local writer, record
+local writer, record, first_question
 
 --- Counts lines and bytes as jsonl.create's writer does, and writes nothing.
 local function meter(limits)
@@ -227,6 +235,7 @@ local function add(path, id)
   local fields = fields_of(path)
   local question, missing = fill(path, fields)
   if not question then return false, missing end
+  first_question = first_question or question
   local estimate, unknown, kind = tokens.image(args.model, args.detail, facts.width, facts.height)
   if kind == "NO_DETAIL" then return nil, unknown, "USAGE" end
   if kind == "TOO_BIG" then return false, ("%s: %s"):format(path, unknown) end
@@ -276,14 +285,25 @@ local function add(path, id)
   return true
 end
 
+-- What people have, and the API does not take: it is walked only to be counted.
+local walked, unknown_endings = {}, {}
+for _, ending in ipairs { ".tif", ".tiff", ".jp2", ".bmp", ".heic", ".pdf", table.unpack(SENDABLE) } do
+  walked[ending] = true
+end
 local endings = {}
 for _, ending in ipairs(type(args.valid_image_types) == "table" and args.valid_image_types
   or { args.valid_image_types }) do
-  for word in ending:gmatch("[^%s,]+") do endings[word:lower():gsub("^%.?", ".")] = true end
+  for word in ending:gmatch("[^%s,]+") do
+    word = word:lower():gsub("^%.?", ".")
+    endings[word], walked[word] = true, true
+  end
 end
 
-for path, size, trouble_there in fs.walk(image_dir, { ext = endings }) do
-  if not size then
+for path, size, trouble_there in fs.walk(image_dir, { ext = walked }) do
+  local ending = (path:match("%.[^./]*$") or ""):lower()
+  if size and not endings[ending] then
+    unknown_endings[ending] = (unknown_endings[ending] or 0) + 1
+  elseif not size then
     left_out[#left_out + 1] = text.printable(trouble_there)
   else
     count.images = count.images + 1
@@ -305,10 +325,16 @@ end
 local ok, reason, errno = finish_batch()
 if not ok then return cli.stopped(reason, errno) end
 line:close()
+if args.dry_run and first_question then
+  print(("the prompt of the first image:\n%s\n"):format(first_question))
+end
 
 -- ---------------------------------------------------------------- the end
 
 for _, sentence in ipairs(left_out) do print("left out: " .. sentence) end
+for ending, number in pairs(unknown_endings) do
+  print(("ignored: %d %s (not in --valid-image-types; the API takes PNG, JPEG, WebP and GIF)"):format(number, ending))
+end
 for _, words in ipairs(SKIPPED) do
   if skipped[words] then print(("skipped: %d %s"):format(skipped[words], words)) end
 end
@@ -334,4 +360,5 @@ if args.dry_run then
 elseif count.sent > 0 or #shelf.parts > 0 then
   print(("next: obatch download%s"):format(args.batch_dir ~= "batch" and " --batch-dir " .. args.batch_dir or ""))
 end
+if count.images == 0 then return cli.fail(2, "there are no images in %s", text.printable(image_dir)) end
 return #left_out > 0 and 3 or 0

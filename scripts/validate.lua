@@ -36,6 +36,13 @@ local dir = fs.stat(args.image_dir)
 if not dir or dir.type ~= "dir" then return cli.fail(2, "%s is not a folder", text.printable(args.image_dir)) end
 local ending = args.ext or ".txt"
 if not ending:find("^%.") then return cli.fail(2, "--ext %s: an ending begins with a dot, as in .json", ending) end
+-- Images are no JSON, and cannot be had again; nor can what the other commands keep beside them.
+if args.delete and (sidecar.EXTENSIONS[ending:lower()] or args.ext and (ending == ".txt" or ending == ".jsonl")) then
+  return cli.fail(2, "--ext %s with --delete would delete what is no JSON file", ending)
+end
+
+--- When so many files are faulty and none is JSON, they were never meant to be.
+local TOO_MANY = 20
 
 --- Where a byte is for an editor.
 local function place(content, at)
@@ -45,13 +52,14 @@ local function place(content, at)
   return ("byte %d (line %d, column %d)"):format(at, breaks + 1, (utf8.len(line) or #line) + 1)
 end
 
-local checked, blank, faulty, deleted, unread = 0, 0, 0, 0, 0
+local checked, blank, deleted, unread = 0, 0, 0, 0
+local faulty = {} -- paths
 local function trouble(message)
   unread = unread + 1
   io.stderr:write("obatch: ", message, "\n")
 end
 
---- Checks one file, and deletes it when it is faulty and that is wanted.
+--- Checks one file.
 local function check(path)
   local name = text.printable(path)
   local stat, message = fs.lstat(path)
@@ -72,13 +80,8 @@ local function check(path)
   end
   local ok, why, at = json.check(content)
   if ok then return end
-  faulty = faulty + 1
+  faulty[#faulty + 1] = path
   print(("%s: %s: %s"):format(name, place(content, at), why))
-  if args.delete then
-    local removed, complaint = fs.remove(path)
-    if not removed then return trouble(complaint) end
-    deleted = deleted + 1
-  end
 end
 
 for path, size, problem in fs.walk(args.image_dir, { ext = { [ending] = true } }) do
@@ -92,7 +95,17 @@ for path, size, problem in fs.walk(args.image_dir, { ext = { [ending] = true } }
   end
 end
 
-print(("%d file%s: %d strict JSON, %d blank, %d faulty%s"):format(checked, checked == 1 and "" or "s",
-  checked - blank - faulty, blank, faulty,
-  args.delete and (", %d deleted"):format(deleted) or ""))
-return (faulty > deleted or unread > 0) and 1 or 0
+local good = checked - blank - #faulty
+local is_doubtful = good == 0 and #faulty >= TOO_MANY
+for _, path in ipairs(args.delete and not is_doubtful and faulty or {}) do
+  local removed, complaint = fs.remove(path)
+  if removed then deleted = deleted + 1 else trouble(complaint) end
+end
+print(("%d file%s: %d strict JSON, %d blank, %d faulty%s"):format(checked, checked == 1 and "" or "s", good, blank,
+  #faulty, args.delete and (", %d deleted"):format(deleted) or ""))
+if args.delete and is_doubtful then
+  print("none of them is JSON: were they meant to be? Nothing was deleted")
+elseif #faulty > deleted and not args.ext then
+  print("next: this command with --delete, and upload takes their images again")
+end
+return (#faulty > deleted or unread > 0) and 1 or 0

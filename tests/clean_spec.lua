@@ -84,6 +84,14 @@ describe("obatch clean", function()
     assert.is_nil(out:find("[\0-\9\27]"))
   end)
 
+  it("changes nothing when the report cannot be written", function()
+    local dir <close> = folder { ["a.png.txt"] = "a  \n" }
+    local status, _, err = clean(dir, "--report", dir.path .. "/nowhere/r.csv")
+    assert.equal(2, status)
+    assert.is_truthy(err:find("--report: ", 1, true), err)
+    assert.equal("a  \n", support.read(dir.path .. "/a.png.txt"))
+  end)
+
   it("--report writes one row for each text", function()
     local dir <close> = folder { ['a,"b".png.txt'] = "```\nDear Sir.\n```", ["loop.png.txt"] = LOOP, ["x.png.txt"] = "",
       ["y.png.txt.api"] = LOOP }

@@ -403,6 +403,13 @@ describe("a folder of images that is not there at all", function()
 end)
 
 describe("what the text is", function()
+  it("is told when it is JSON, whole, where text was expected", function()
+    local p <close> = project("a.jpg", "b.jpg")
+    p:results(answer(p:id(1), '{"ocr_text": "one"}'), answer(p:id(2), "{dear} Sir"))
+    local counts = assert(p:harvest())
+    assert.same({ 2, 1 }, { counts.valid, counts.json })
+  end)
+
   it("is nothing at all for a blank page, which is not paid again", function()
     local p <close> = project("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
     p:results(answer(p:id(1), ""), answer(p:id(2), " \n"), answer(p:id(3), "", { finish_reason = "length" }),

@@ -200,6 +200,14 @@ describe("the batch folder", function()
     assert.falsy(project:text("a/p-2.png"))
     project.base = base
     assert.equal("The text of data|a|p-2.png.", project:text("a/p-2.png"))
+    -- A copy of the whole project is one of its own.
+    support.shell(("cd %s && rm data/a/p-2.png.txt && mv batch/completed/*.txt batch/ && rm batch/journal.jsonl "
+      .. "&& mkdir copy && cp -R data batch copy"):format(support.quote(base)))
+    project.base = base .. "/copy"
+    project:run("download", box)
+    assert.equal("The text of data|a|p-2.png.", project:text("a/p-2.png"))
+    project.base = base
+    assert.falsy(project:text("a/p-2.png"))
   end)
 
   it("fetches again what was downloaded, not stored, and is gone", function()
@@ -227,6 +235,7 @@ describe("the batch folder", function()
     project:run("upload", box, { "--redo" })
     assert.equal(0, (project:run("download", box)), project.out)
     assert.equal("text 3", project:text("b c/p-1.png"))
+    assert.equal("text 2", support.read(project.base .. "/data/b c/p-1.png.txt.before"))
     -- What validate --delete does: the next upload takes the image.
     assert(fs.remove(project.base .. "/data/b c/p-1.png.txt"))
     project:run("upload", box)

@@ -219,6 +219,38 @@ describe("upload", function()
       found["data|b c|p-1.png"].body.messages[1].content[1].text)
   end)
 
+  it("shows a dry run's first prompt, and tells of braces that are no column", function()
+    local project <close> = pipeline.project { images = 1 }
+    support.write(project.base .. "/facts.csv", "path,yaer,place\ndata/b c/p-1.png,1909,Toronto\n")
+    support.write(project.base .. "/prompt.txt", "\u{FEFF}{name}, {place}, {year} {\"year\": 0}")
+    project:run("upload", nil, { "--fields", "facts.csv", "--dry-run" })
+    says(project, "note: {year} is no column of facts.csv")
+    says(project, "the prompt of the first image:\np-1.png, Toronto, {year} {\"year\": 0}\n")
+  end)
+
+  it("tells of pictures that the API does not take, and of a folder without any", function()
+    local project <close> = pipeline.project { images = 0 }
+    assert.equal(2, (project:run("upload", nil, { "--dry-run" })))
+    says(project, "there are no images in data")
+    for _, name in ipairs { "a.tif", "b.TIF", "c.pdf" } do support.write(project.base .. "/data/" .. name, "x") end
+    project:run("upload", nil, { "--dry-run" })
+    says(project, "ignored: 2 .tif")
+    says(project, "ignored: 1 .pdf")
+  end)
+
+  it("composes anew what an earlier run has not sent, by the options as they are now", function()
+    local project <close> = pipeline.project { images = 2 }
+    assert.equal(1, (support.shell("export AT=2 WHEN=after SIGNAL=KILL; "
+      .. project:step("upload", "http://127.0.0.1:9/v1") .. "; [ $? = 137 ] && exit 1")))
+    local box <close> = project:sandbox()
+    support.write(project.base .. "/prompt.txt", "Corrected.")
+    project:run("upload", box, { "--model", "gpt-4.1" })
+    says(project, "2 sent in 1 batch ")
+    assert.equal("gpt-4.1", requests(project)["data|a|p-2.png"].body.model)
+    project:run("download", box)
+    check(project)
+  end)
+
   it("does not send what the record of an earlier script holds", function()
     local project <close> = pipeline.project { images = 3 }
     local box <close> = project:sandbox()

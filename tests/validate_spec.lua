@@ -32,7 +32,8 @@ describe("obatch validate", function()
     assert.equal(1, status)
     assert.equal(("%s/c.png.txt: byte 15 (line 3, column 6): expected ',' or '}'\n"
       .. "%s/d.JPG.txt: byte 8 (line 1, column 8): invalid UTF-8\n"
-      .. "4 files: 1 strict JSON, 1 blank, 2 faulty\n"):format(dir.path, dir.path), out)
+      .. "4 files: 1 strict JSON, 1 blank, 2 faulty\n"
+      .. "next: this command with --delete, and upload takes their images again\n"):format(dir.path, dir.path), out)
     assert.same(ALL, names(dir.path))
   end)
 
@@ -44,6 +45,22 @@ describe("obatch validate", function()
     assert.same({ "a.png.txt", "b.png.txt", "e.png.txt.api", "f.png.txt.before", "notes.txt", "x.json", "y.JSON" },
       names(dir.path))
     assert.equal(0, (validate(dir)))
+  end)
+
+  it("--delete takes no images, no notes, and not a whole collection of plain texts", function()
+    local dir <close> = support.tmpdir()
+    for i = 1, 20 do support.write(("%s/%d.png.txt"):format(dir.path, i), "plain text") end
+    support.write(dir.path .. "/1.png", "an image")
+    for _, ending in ipairs { ".png", ".JPG", ".txt", ".jsonl" } do
+      assert.equal(2, (validate(dir, "--ext", ending, "--delete")))
+    end
+    local status, out = validate(dir, "--delete")
+    assert.equal(1, status)
+    assert.is_truthy(out:find("none of them is JSON: were they meant to be? Nothing was deleted", 1, true), out)
+    assert.equal(21, #names(dir.path))
+    support.write(dir.path .. "/good.png.txt", "{}")
+    assert.equal(0, (validate(dir, "--delete")))
+    assert.same({ "1.png", "good.png.txt" }, names(dir.path))
   end)
 
   it("--ext checks all files of an ending, and an empty one is a fault there", function()

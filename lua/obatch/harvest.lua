@@ -151,11 +151,15 @@ function Harvest:has_changed(item)
   return fs.sha256(item.path) ~= item.sha256
 end
 
---- Whether the text beside an image is still the one that upload --redo has sent the image again for.
-local function is_to_be_replaced(item)
-  if not item.replaces then return false end
-  local there = fs.sha256(sidecar.text_path(item.path)) or fs.sha256(sidecar.label_path(item.path))
-  return there == item.replaces
+--- Makes room for the text of an image that upload --redo has sent again: the text that was there then, if
+--- it is still the same, is kept as IMAGE.txt.before. true | nil, message, CODE.
+local function make_room(item)
+  local before = sidecar.before_path(item.path)
+  if not item.replaces or fs.lstat(before) then return true end
+  for _, path in ipairs { sidecar.text_path(item.path), sidecar.label_path(item.path) } do
+    if fs.sha256(path) == item.replaces then return fs.rename(path, before) end
+  end
+  return true
 end
 
 --- Puts a good answer beside its image. Sets found.written: "written", "same", "kept", or false with
@@ -164,7 +168,9 @@ function Harvest:write_text(item, found)
   local folder, message, code = self:folder_of(item)
   if not folder then return nil, message, code end
   local result
-  result, message, code = folder:write(item.path, found.text, self.overwrite or is_to_be_replaced(item))
+  result, message, code = folder:check(item.path)
+  if result then result, message, code = make_room(item) end
+  if result then result, message, code = folder:write(item.path, found.text, self.overwrite) end
   if code == "OUTSIDE" and self.part.legacy and not self.image_dir then
     return nil, message .. ". Its batch is of an earlier script: name the images' folder with --image-dir", "USAGE"
   end
@@ -210,6 +216,7 @@ function Harvest:judge(record)
     found.text, found.steps = self:text_of(record)
     if not found.text then found.class, found.reason, found.steps = "invalid", found.steps, nil end
   end
+  found.is_json = found.text and self.rules.expect == "text" and found.text:find("^%s*{") and json.check(found.text)
   if found.text and text.is_blank(found.text) then found.text, found.blank = "", true end
   local model = json.get(record.text, "/response/body/model")
   found.model = type(model) == "string" and text.cut(model, 200) or self.record.request and self.record.request.model
@@ -236,7 +243,9 @@ function Harvest:take_file(path)
       note(record, "lines for unknown custom_ids", "custom_id '%s' was not submitted with batch %s; "
         .. "nothing is written for it", text.printable(text.cut(id, 300)), self.part.batch_id)
     elseif before and before.class == "valid" then
-      self.note("second answers", "%s:%d: custom_id '%s' is answered twice; the first good answer counts",
+      -- In a job of the correction loop, it was asked several times.
+      local note_second = self.part.failures and function() end or self.note
+      note_second("second answers", "%s:%d: custom_id '%s' is answered twice; the first good answer counts",
         text.printable(path), record.number, text.printable(id))
     else
       local found = self:judge(record)
@@ -282,6 +291,7 @@ function Harvest:count()
       local what = found.written or "unwritten"
       counts[what] = counts[what] + 1
       if found.blank then counts.blank = counts.blank + 1 end
+      if found.is_json then counts.json = counts.json + 1 end
       if found.changed then counts.changed = counts.changed + 1 end
     end
   end
@@ -394,14 +404,16 @@ end
 ---   overwrite          replace other texts that are there
 ---   log(line)
 --- Returns counts: submitted, and one for each outcome class, which add up to it; of the valid ones
---- written, same, kept (another text is there) and unwritten add up; blank and changed (the image has)
---- are some of them; foreign counts lines that answer nothing that was submitted. Or nil, message,
---- CODE: nothing more can be written, and nothing is lost by harvesting again.
+--- written, same, kept (another text is there) and unwritten add up; blank, json (a whole JSON object
+--- where text was expected) and changed (the image has) are some of them; foreign counts lines that answer
+--- nothing that was submitted. Or nil, message, CODE: nothing more can be written, and nothing is lost by
+--- harvesting again.
 function harvest.part(part, options)
   local self = setmetatable({ part = part, record = part.record, shelf = options.shelf, rules = options.rules,
     json_dir = options.json_dir, image_dir = options.image_dir, overwrite = options.overwrite,
     folders = {}, to_sync = {}, json_folders = {}, found = {},
-    counts = { submitted = 0, written = 0, same = 0, kept = 0, unwritten = 0, blank = 0, changed = 0, foreign = 0 },
+    counts = { submitted = 0, written = 0, same = 0, kept = 0, unwritten = 0, blank = 0, json = 0, changed = 0,
+      foreign = 0 },
   }, Harvest)
   local finish
   self.note, finish = progress.notes(options.log)

@@ -47,4 +47,12 @@ function prompt.compile(template, columns)
   return fill, used
 end
 
+--- Whether {key} stands for something in a prompt: built in, or one of `columns`.
+function prompt.is_known(key, columns)
+  for _, column in ipairs(columns) do
+    if column == key then return true end
+  end
+  return BUILT_IN[key] ~= nil
+end
+
 return prompt

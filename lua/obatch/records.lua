@@ -198,7 +198,11 @@ local function tidy(self)
   for _, part in ipairs(table.move(self.parts, 1, #self.parts, 1, {})) do
     local found = self:whereabouts(part)
     local ok, message, code = true, nil, nil
-    if not found then
+    local is_untouched = not (part.adopted or part.file_id or part.batch_id or part.upload_doubt or part.requeued)
+    if is_untouched then
+      -- Nothing of it has left this machine: its images are composed anew, by the options as they are then.
+      ok, message, code = self:withdraw(part)
+    elseif not found then
       -- Moved to the completed ones, by the last run or by a person: it is not ours to bring back.
       ok, message, code = self:event { event = "completed", part = part.part }
     elseif part.batch_id and found ~= self:record_path(part.batch_id) then
@@ -240,7 +244,7 @@ local function adopt(self)
       -- It was stored; the run ended before this copy was gone.
       ok, message, code = fs.remove(self:path(name))
     else
-      self.log(("%s: a record that no upload from here wrote; going on with its batch"):format(self:path(name)))
+      self.log(("%s: a record that is new to this journal; going on with its batch"):format(self:path(name)))
       ok, message, code = self:event { event = "adopted", part = (self.last_part or 0) + 1, batch_id = id }
     end
     if not ok then return nil, message, code end
@@ -259,10 +263,13 @@ function records.open(options)
     if not ok then return nil, message, code end
   end
   local lock, message, code = fs.lock(options.batch_dir .. "/lock")
-  if not lock then return nil, ("%s is in use: %s"):format(options.batch_dir, message), code end
+  if not lock then
+    return nil, ("%s is in use: %s. Wait for that, or stop it with Ctrl-C: nothing is lost"):format(options.batch_dir,
+      message), code
+  end
   local self = setmetatable({ batch_dir = options.batch_dir, completed_dir = options.completed_dir,
     output_dir = options.output_dir, description = options.description, log = options.log, lock = lock, parts = {},
-    title = "images" }, Shelf)
+    title = "images", rest = "the other images are free to be sent again" }, Shelf)
   local function give_up(problem, reason)
     self:close()
     return nil, problem, reason
@@ -431,11 +438,12 @@ local function fetch_items(self, part, api)
   return items, batch
 end
 
---- Where upload was run from another folder, the paths as they were given name something else here, or
+--- Where upload was run from another folder, the paths as they were given name other images here, or
 --- nothing: then they begin at the real path that the images' folder had.
 local function find_root(record)
-  local root, dir = record.root, record.image_dir
+  local root, dir, first = record.root, record.image_dir, record.items and record.items[1]
   if not root or root == dir or fs.absolute(dir) == root or not fs.stat(root) then return end
+  if first and first.sha256 and fs.sha256(first.path) == first.sha256 then return end -- moved here, or copied
   for _, item in ipairs(record.items) do
     if item.path:sub(1, #dir) == dir then item.path = root .. item.path:sub(#dir + 1) end
   end
