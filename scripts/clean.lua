@@ -109,7 +109,7 @@ local function treat(item)
   end
 
   if cleaned ~= content then
-    local ok, trouble
+    local ok, trouble = true, nil
     if args.dry_run then
       changes = changes + 1
       if changes <= MOST_SHOWN then ok, trouble = show_difference(item.path, cleaned) end

@@ -114,6 +114,9 @@ rules.accept = function(answer, item)
   if text.is_blank(cleaned) then return false, "there is no text in it" end
   -- Judged by what was usual for the folder when the text was sent, so that a restart judges alike.
   local sent = current.by_id[item.custom_id]
+  if sent.shortest and #cleaned < sent.shortest then
+    return false, ("%d bytes are too few for this text"):format(#cleaned)
+  end
   local label, _, reasons = detectors.judge(cleaned, { json = args.json, texts = sent.texts, median = sent.median })
   return not label, table.concat(reasons, "; ")
 end
@@ -212,6 +215,18 @@ local function each_to_send(put)
   return true
 end
 
+--- A model that has only the text can mend it, and not much more: an answer that is far shorter says
+--- something about the text, or leaves most of it out. (What repeats itself gets shorter indeed.) Bytes, or
+--- nil for any length.
+local function shortest_answer(content)
+  if args.with_image then return nil end
+  local _, _, reasons = detectors.judge(content, { json = args.json, texts = 0 })
+  for _, reason in ipairs(reasons) do
+    if reason:find("^repetition") then return nil end
+  end
+  return #content // 5
+end
+
 --- Puts the requests into a writer; returns their items.
 local function compose(writer)
   local items = {}
@@ -228,7 +243,7 @@ local function compose(writer)
     if not put then return nil, why, what end
     local context = survey:context(image)
     items[#items + 1] = { custom_id = custom_id, path = image, image_dir = image_dir, sha256 = sha256,
-      texts = context.texts, median = context.median }
+      texts = context.texts, median = context.median, shortest = shortest_answer(content) }
     return true
   end)
   if not ok then return nil, reason, errno end

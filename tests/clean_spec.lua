@@ -84,6 +84,16 @@ describe("obatch clean", function()
     assert.is_nil(out:find("[\0-\9\27]"))
   end)
 
+  it("shows so many differences and counts the others", function()
+    local files = {}
+    for i = 1, 203 do files[i .. ".png.txt"] = "a line \n" end
+    local dir <close> = folder(files)
+    local status, out = clean(dir, "--dry-run")
+    assert.equal(0, status)
+    assert.is_truthy(out:find("3 more differences are not shown", 1, true), out)
+    assert.is_truthy(out:find("203 would be cleaned", 1, true), out)
+  end)
+
   it("changes nothing when the report cannot be written", function()
     local dir <close> = folder { ["a.png.txt"] = "a  \n" }
     local status, _, err = clean(dir, "--report", dir.path .. "/nowhere/r.csv")

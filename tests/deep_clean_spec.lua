@@ -219,6 +219,19 @@ describe("obatch deep_clean", function()
     assert.is_nil(fs.stat(self.path .. "/deep_clean"))
   end)
 
+  it("takes no remark for a text that it did not see the image of", function()
+    local garbled = ("JoJotWoIe yea} Ja}Jaq bst3st the letter of May. "):rep(3) .. "A page of some length it is."
+    local self <close> = project { texts = { ["a.png.txt.api"] = garbled },
+      model = [[return "The letter is hard to read."]] }
+    local box <close> = self:sandbox()
+    local status, out = self:run(box)
+    assert.equal(3, status)
+    assert.is_truthy(out:find("27 bytes are too few for this text", 1, true), out)
+    assert.same({ ["a.png.txt.api"] = garbled }, self:contents())
+    assert.equal(0, (self:run(box, "--with-image")))
+    assert.equal("The letter is hard to read.", self:contents()["a.png.txt"])
+  end)
+
   it("puts nothing where something changed while the answer was on its way", function()
     local self <close> = project { texts = { ["changed.png.txt.api"] = LOOP, ["gone.png.txt.api"] = LOOP,
       ["taken.png.txt.api"] = LOOP, ["sub/away.png.txt.api"] = LOOP } }
