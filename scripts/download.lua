@@ -246,7 +246,7 @@ else
   local function add(name, format)
     if totals[name] > 0 then words[#words + 1] = format:format(totals[name]) end
   end
-  add("blank", "%d of the pages are blank")
+  add("blank", "%d of them blank pages")
   add("same", "%d were there already")
   add("kept", "%d not written, because another text is there")
   add("unwritten", "%d could not be written")

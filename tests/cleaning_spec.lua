@@ -64,12 +64,18 @@ describe("cleaning", function()
       "Dear Sir",
       "<<SYS>>\n<</SYS>>Dear Sir", "Dear Sir", "<s>Dear Sir</s>", "Dear Sir", "<s> Dear Sir", "Dear Sir",
       "Dear Sir</s>\n", "Dear Sir", "<start_of_turn>model\nDear Sir<end_of_turn>", "Dear Sir",
-      "assistant: Dear Sir", "Dear Sir", "Assistant:\nDear Sir", "Dear Sir", "assistant\nDear Sir", "Dear Sir",
+      "<s>assistant: Dear Sir", "Dear Sir", "Assistant:\nDear Sir<|im_end|>", "Dear Sir",
+      "assistant\nDear Sir</s>", "Dear Sir",
+      "<|im_start|>user\nRead<|im_end|>\n<|im_start|>assistant\nDear Sir", "Read\nDear Sir",
       "Dear Sir<\u{FF5C}end\u{2581}of\u{2581}sentence\u{FF5C}>", "Dear Sir",
       "<think>It is a letter.\n</think>\n\nDear Sir", "Dear Sir", "<|channel|>final<|message|>Dear Sir<|return|>",
       "Dear Sir" }
     stays { "Assistant: John Smith\nDirector: Mary Jones", "Assistant Secretary", "the state <|A|> and <|psi|>",
-      "<s>April 4</s> May 5, 1909", "a < b | c > d", "assistants: three" }
+      "<s>April 4</s> May 5, 1909", "a < b | c > d", "assistants: three",
+      "see [INST] code", "<pad> on html <bos>", "the token <|im_end|> ends it", "<|psi_1|> is a norm",
+      "Assistant:\nWho is there?\n\nDoctor:\nI.", "assistant: Mr Brown\nsecretary: Mr White",
+      "assistant\nsecretary\ntreasurer" }
+    leaves { "<|im_start|>dear sir", "dear sir" }
   end)
 
   it("takes off fences around a page or a part of it", function()
@@ -78,24 +84,37 @@ describe("cleaning", function()
       "```\nDear Sir", "Dear Sir", "Dear Sir\n```", "Dear Sir", "  ```  \nDear Sir\n\t```\t", "Dear Sir",
       "```Dear Sir```", "Dear Sir", "```text Dear Sir```", "Dear Sir", "```\nleft\n```\n```\nright\n```",
       "left\n\n\nright" }
-    stays { "press the ``` key", "`code`", "~~~~~~~~~~\nDear Sir\n~~~~~~~~~~" }
+    stays { "Run this:\n```\nmake\n```\nand wait.", "```\nmake\n```\nand wait", "Run this:\n```lua\nos.exit()\n```",
+      "press the ``` key", "`code`", "~~~~~~~~~~\nDear Sir\n~~~~~~~~~~" }
   end)
 
   it("takes off what a model says before and after the text", function()
     for _, line in ipairs { "Here is the text from the image:", "Here's the transcription:",
-      "Sure! Here is the extracted text:",
-      "Sure, here's the OCR text:", "Certainly! Below is the transcription of the image:", "Sure!", "Of course!",
-      "**Transcription:**", "Here is the text:", "I've transcribed the page for you:", "The text in the image reads:",
-      "Here\u{2019}s the text of the document:", "The following is a transcription of the letter:", "### OCR Text:" } do
+      "Sure! Here is the extracted text:", "Sure, here's the OCR text:", "I've transcribed the text from this image:",
+      "Here is the transcription of the text in the image:", "**Here is the text in the provided image:**",
+      "Certainly! Below is the transcription of the image:", "The text in the image reads:",
+      "Sure!\n\nHere is the text from the image:", "Here is the text:", "Sure! Here's the transcribed text:",
+      "Here\u{2019}s the text of the document:", "Here is the corrected transcription of this page:" } do
       leaves { line .. "\n\nDear Sir", "Dear Sir", line .. "\n```\nDear Sir\n```", "Dear Sir",
-        line .. "\r\n\r\n---\r\n\r\nDear Sir", "Dear Sir" }
+        line .. "\r\n\r\n---\r\n\r\nDear Sir", "Dear Sir",
+        line .. "\n\nDear Sir\n\nI hope this helps!", "Dear Sir" }
+    end
+    for _, line in ipairs { "Sure!", "Of course!", "**Transcription:**",
+      "I've transcribed the page for you:",
+      "The following is a transcription of the letter:", "### OCR Text:", "Here is the text you requested:" } do
+      leaves { line .. "\n```\nDear Sir\n```", "Dear Sir", line .. "\r\n\r\n```text\r\nDear Sir\r\n", "Dear Sir" }
+      stays { line .. "\n\nDear Sir", line .. "\nDear Sir" }
     end
     for _, line in ipairs { "I hope this helps!", "Let me know if you need any further assistance.",
       "Please let me know if you have any questions!", "Is there anything else I can help you with?",
       "If you need further assistance, feel free to ask!" } do
-      leaves { "Dear Sir\n\n" .. line, "Dear Sir", "Dear Sir\n\n---\n\n" .. line .. "\n", "Dear Sir",
-        "Sure!\n\n```\nDear Sir\n```\n" .. line, "Dear Sir" }
+      leaves { "```\nDear Sir\n```\n" .. line, "Dear Sir", "```\nDear Sir\n```\n\n---\n\n" .. line .. "\n", "Dear Sir",
+        "Sure!\n\n```\nDear Sir\n```\n" .. line, "Dear Sir",
+        "Here is the text from the image:\n\nDear Sir\n\n" .. line, "Dear Sir" }
+      stays { "Dear Sir\n\n" .. line, "Dear Sir\n\n---\n\n" .. line .. "\n" }
     end
+    leaves { "Dear Sir\n\nLet me know if you need any changes to the transcription.", "Dear Sir",
+      "Dear Sir\n\nIf you have any questions about the text above, feel free to ask!", "Dear Sir" }
   end)
 
   it("leaves what a page says itself", function()
@@ -108,16 +127,31 @@ describe("cleaning", function()
       "Sure of your reply, I remain,\n\nYours", "Certainly.\n\nQ. And then?",
       "Dear Sir:\n\nLet me know if you can come.",
       "I hope this finds you well.\n\nYours", "Dear Sir\nLet me know if you need anything else.\nYours",
-      "Here is the text from the image:", "Sure!", "I hope this helps" }
+      "Here is the text from the image:", "Sure!", "I hope this helps",
+      "Dear Sir:\n\nI hope this helps.", "Dear Sir:\n\nLet me know if you have any questions about the shipment.",
+      "Dear Sir:\n\nIf you need any further information please write to me.",
+      "Dear Sir:\n\nPlease let me know if any corrections are needed to the enclosed proofs.",
+      "Here is the list you requested:\n\nJohn\nPeter",
+      "Of course, the corrected proofs which you requested are as follows:\n\nOne",
+      "This is a transcription of the minutes of the meeting, held at Toronto:\n\nThe Chair",
+      "Below is the image of our new building:\n\nTwo floors", "TRANSCRIPT:\n\nQ. Your name?\nA. Smith.",
+      "Here is the text which stands below the image:\n\nTwo floors",
+      "CORRECTED TEXT:\nSection 4 shall read:\n\nNo person", "Certainly!\n\nsaid the Walrus",
+      "Sure!\n\nTranscript:\n\nQ. Your name?" }
+    leaves { "Here is the text from the image:\n\nTranscript:\n\nQ. Your name?", "Transcript:\n\nQ. Your name?" }
   end)
 
   it("mends escaped line breaks where there are hardly any real ones", function()
     becomes { "Dear Sir:\\n\\nYour favor\\nis \\\"received\\\".", 'Dear Sir:\n\nYour favor\nis "received".',
-      '"Dear Sir:\\nYour favor"', "Dear Sir:\nYour favor", "Dear Sir:\\r\\nYour favor\\r\\nis here",
-      "Dear Sir:\nYour favor\nis here",
+      '"Dear Sir:\\nYour favor"', "Dear Sir:\nYour favor", "Dear Sir:\\r\\nYour favor\\r\\nIs here",
+      "Dear Sir:\nYour favor\nIs here", "Agenda\\n* One\\n\\nThe end.\\n", "Agenda\n* One\n\nThe end.\n",
       "Dear Sir\\nI say \"no\" to it\\nYours", 'Dear Sir\nI say "no" to it\nYours', "caf\\u00e9\\nB", "café\nB",
       "one\\nTwo\\nThree\\nFour\n", "one\nTwo\nThree\nFour", "a\\tb\\nC", "a\tb\nC" }
-    stays { "a page\nthat speaks of \\n\nand has lines", "x\\no", '{"text": "a\\nB"}', '[{"text": "a\\nB\\nC"}]' }
+    stays { "The folder \\reports\\new\\notes holds it.", "\\\\server\\new\\notes", 'printf("Hello\\nWorld\\n");',
+      "The pattern /\\n\\n+/ matches.", "Frequency \\nu_1 and \\nu_2 and \\tan x",
+      "$\\ni \\nless \\ntriangleleft \\tan \\triangledown$", 'print "Hello\\nWorld\\n"', "Write \\n for a new line.",
+      "Write '\\n' for it", 's = "Hello\\nWorld"', "[^\\n]+\\n", "Then\\nThe \\tan x\\nSo",
+      "a page\nthat speaks of \\n\nand has lines", "x\\no", '{"text": "a\\nB"}', '[{"text": "a\\nB\\nC"}]' }
   end)
 
   it("mends a NUL with the hex digits of a broken escape", function()
@@ -146,7 +180,12 @@ describe("cleaning", function()
       "trans- \r\ncription of", "transcription\nof" }
     stays { "Anglo-\nSaxon", "1909-\n1910", "Smith-\n\nbrown", "well --\nknown", "x-\nray", "A-\nb",
       "pages 12-\nand", "item -\nnext",
-      "CON-\nSTITUTION", "re-\nestab- lished" }
+      "CON-\nSTITUTION", "re-\nestab- lished", "his mother-\nin-law came", "c'est-\nà-dire",
+      "twenty-\nfive men", "pre-\nand post-war",
+      "Haupt-\nund Neben", "two-\nor three", "see http://example.org/tran-\nscription",
+      "write to john@exam-\nple.org now",
+      "left con-    right\ntinued      side", "the con-\ntinued   right" }
+    becomes { "an-\ndroid in", "android\nin", "the in-\nner man", "the inner\nman" }
   end)
 
   it("leaves a page that would be blank afterwards, and says so", function()

@@ -65,6 +65,13 @@ describe("labelled as a repetition:", function()
     ["rows that only count"] = rows(200, function(i)
       return ("%d. The committee then proceeded to the consideration of the report."):format(i)
     end),
+    ["a sentence three times"] = ("The council met in the hall of the union and heard the report of the "
+      .. "officers, who had gone from town to town during the summer to see how the members of each lodge "
+      .. "were faring."):rep(3, "\n"),
+    ["a loop that is half of the text"] = LETTER:sub(1, 400) .. ("the boat and the yard and the mast, "):rep(9)
+      .. ("the boat and the yard and the mast, "):rep(6),
+    ["dashes and nothing else"] = ("-"):rep(3000),
+    ["signs over many lines"] = ("! ! ! !\n"):rep(400),
     ["phrases in changing order"] = rows(120, function(i)
       return (i * i % 7 < 3 and "the members of the committee on rules" or "resolved by the convention of the order")
         .. (i * 5 % 11 < 6 and " and all the other delegates from the west" or ", as was said before at great length")
@@ -94,6 +101,11 @@ describe("not labelled:", function()
       return fs.sha256_text("row " .. i):byte() % 2 == 0 and "Yes" or "No"
     end),
     ["an account with dittos"] = rows(50, function(i) return ("%d  do.  do.  do.  %d.50"):format(i, i * 3 % 17) end),
+    ["a price list"] = ("Best white flour, the barrel, delivered at the wharf   4.50\n"):rep(60),
+    ["a roll with columns"] = ("Smith, John    private    absent\n"):rep(80),
+    ["a statement of days"] = ("Paid to the labourers on the county road for a day 1.50\n"):rep(90),
+    ["a page of measurements"] = ("12.5 13.5 14.5 12.5 13.5\n"):rep(200),
+    ["rows to fill in"] = ("Received of the treasurer ______________ dollars\n"):rep(60),
     ["an account with equal entries"] = rows(35, function(i)
       return ("%d Oct. To cash paid for labor on the county road %d.50"):format(i % 31, i * 3 % 17)
     end),
@@ -119,6 +131,22 @@ describe("not labelled:", function()
       \begin{equation} \frac{a}{b} = c_{1}^{2x} \end{equation} where a, b, c, d, f, g, h are real.]],
     ["names with capitals within"] = ("McGinnis, MacDonald, DeLong, LaFollette, O'Connell, VanDyke, PhD, MSc, "
       .. "FitzGerald, iPhone, 14th, 2d, 23d, 3rd, 10kg, No.2, A12\n"):rep(2),
+    ["chemistry"] = ("Take CH3COOH and NaHCO3, then KMnO4 and NaOH; add HgCl2 or CaCO3 with care and stir the "
+      .. "glass until it is clear. "):rep(2),
+    ["German with a capital within"] = "Die LehrerInnen, SchülerInnen, BürgerInnen, ArbeiterInnen und StudentInnen "
+      .. "der Stadt trafen sich, um über die Lage der MieterInnen, RentnerInnen und PendlerInnen zu reden.",
+    ["names that have a capital within"] = ("The YoYoDyne works and the KwiKee yard of PaxTon lie by the sea, in the "
+      .. "care of the EmBe and the JoLo men. "):rep(2),
+    ["a program"] = "The functions getName, setName, addItem, delItem and runAll are called from the main part, "
+      .. "which is written by hand and holds no more than the five lines that were printed on the page before it, "
+      .. "as everybody knows who has read it to the end.",
+    ["single letters in cells"] = rows(12, function(i) return ("b   c   Lot %d   sold   x   f"):format(i) end),
+    ["single letters before dots"] = rows(12, function(i) return ("c . . . Lot number %d in the field"):format(i) end),
+    ["two characters of no language"] = "No. \u{E000}\u{E001}",
+    ["two characters that could not be read"] = "Sir \u{FFFD}\u{FFFD}",
+    ["Spanish capitals"] = "ESPAÑA, “EL NIÑO”, AÑO, CAÑÓN; Íslenska: MAÐUR, BORÐ – ORÐ",
+    ["a page that is JSON"] = '{"ocr_text": "Dear Sir"}',
+    ["a number"] = "0",
     ["a regret of 1909"] = "I am sorry, but I cannot attend the convention. Fraternally yours, Samuel Gompers.",
     ["a page that ends in the middle of a sentence"] = LETTER:sub(1, 700),
     ["one character that could not be read"] = LETTER .. "\u{FFFD}",
@@ -126,6 +154,24 @@ describe("not labelled:", function()
     ["white space"] = " \n\t",
   } do
     it(name, function() passes(content) end)
+  end
+
+  for i, content in ipairs {
+    "I don't have the money to help you this month. Love, Mother",
+    "Sorry, I could not see you yesterday. Will call Monday. Tom",
+    "I'm afraid you will not see me before Easter. Anna",
+    "Sorry, cannot comply with request. Gompers",
+    "I am sorry that I cannot send the images which you wished to have for the lodge room.",
+    "The image appears by courtesy of the Photographic Society.",
+    "I cannot help with the harvest this year, my back is bad. Your brother",
+    "Copy of the group picture is sent you under separate cover. I could not see to it before.",
+    "I regret that I am unable to provide the money for the hall. Yours, Gompers",
+    "No text books were sent to the school.",
+    "We are unable to provide images of the convention before May. Duncan",
+    "I cannot read your last letter, the ink has run.",
+    "We do not see how the image of the Union is served by this.  Fraternally, Duncan",
+  } do
+    it("a short letter " .. i, function() passes(content) end)
   end
 
   it("the good ones of the real answers, where they are at hand", function()
@@ -157,6 +203,18 @@ MOLIOWO} Woy urese Jetd YyJIoU ay}]], "^garbled words")
     labelled("Le dÃ©putÃ© a Ã©tÃ© trÃ¨s fÃ¢chÃ© de lâ€™affaire, oÃ¹ il avait Ã©tÃ© mÃªlÃ©.", "^odd characters")
   end)
 
+  it("for Cyrillic in UTF-8 taken for something else", function()
+    labelled("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "^odd characters")
+    labelled("Ð\u{9F}Ñ\u{80}Ð¸Ð²ÐµÑ\u{82}, my dear friend", "^odd characters")
+  end)
+
+  it("for JSON without a text where no JSON was asked for", function()
+    for _, content in ipairs { "{}", "[]", " null\n", '""', '{"ocr_text": ""}', '{"ocr_text": " ", "date": null}' } do
+      labelled(content, "^empty JSON")
+      passes(content, { json = true })
+    end
+  end)
+
   it("for replacement characters", function()
     labelled("Dear Sir \u{FFFD}\u{FFFD}\u{FFFD} I have your letter of the 5th.", "^replacement characters")
     labelled(LETTER:rep(3) .. ("\u{FFFD} x "):rep(10), "replacement characters 1.00 %(10 ")
@@ -171,6 +229,17 @@ MOLIOWO} Woy urese Jetd YyJIoU ay}]], "^garbled words")
       "I\u{2019}m sorry, I can\u{2019}t help with that.",
       "I cannot help with this.", "As an AI language model, I am unable to read images.",
       "I am unable to transcribe the image.",
+      "Unfortunately, I am unable to read this image.", "I'm really sorry, but I can't help with that.",
+      "My apologies, but I'm unable to extract text from this image.", "I don't see any image attached.",
+      "I do not see any text in this image.", "It seems that the image is too blurry to read.",
+      "Please upload the image so that I can transcribe it.", "Unable to process image.",
+      "I was unable to transcribe the image.", "The text in the image is not legible.",
+      "The provided text is garbled and cannot be corrected.",
+      "The text you provided appears to be corrupted and I cannot clean it.",
+      '{"ocr_text": "The text is illegible."}', "Image not legible.", "I can't make out any text.",
+      "No text found.", "No legible text found in the image.",
+      "I'm sorry, I can't fulfill this request. If you have another page, I will be glad to look at it for you.",
+      "I\u{2019}m sorry, but I won\u{2019}t be able to help\nwith that request.",
       "\n\nI'm unable to view the handwriting.", "The image appears to be blank.",
       "There is no legible text in the image.",
       '{"ocr_text": "I\'m sorry, but I can\'t assist with that.", "date": null}' } do
@@ -187,6 +256,37 @@ MOLIOWO} Woy urese Jetd YyJIoU ay}]], "^garbled words")
 
   it("for a length that no page has", function()
     labelled(rows(40000, function(i) return "word" .. i end), "no page has so many")
+  end)
+end)
+
+describe("the work for a long text", function()
+  --- The VM instructions and the calls of string functions, which may hide much more work.
+  local function work_of(content)
+    local n = 0
+    debug.sethook(function() n = n + 100 end, "", 100)
+    detectors.judge(content, {})
+    debug.sethook()
+    return n
+  end
+
+  for name, unit in pairs { ["one run of capitals"] = "A", ["one run of small letters"] = "a",
+    ["one run of figures"] = "7", ["brackets"] = "a[", ["signs"] = ". ", ["bytes"] = "é", ["blanks"] = " " } do
+    it("grows no faster than it: " .. name, function()
+      local once, twice = work_of("x " .. unit:rep(20000) .. "y"), work_of("x " .. unit:rep(40000) .. "y")
+      assert.is_true(twice < 2.6 * once + 20000, ("%d and %d instructions"):format(once, twice))
+    end)
+  end
+
+  it("leaves no long word to a pattern that tries again from every letter", function()
+    -- Patterns work outside of the VM: so it is the words that are searched for which are counted.
+    local find, longest = string.find, 0
+    rawset(string, "find", function(subject, pattern, ...)
+      if pattern:find("^%%[ul]%%[ul]") then longest = math.max(longest, #subject) end
+      return find(subject, pattern, ...)
+    end)
+    pcall(detectors.judge, "x " .. ("A"):rep(8000) .. (" word"):rep(30), {})
+    rawset(string, "find", find)
+    assert.is_true(longest < 100, longest)
   end)
 end)
 

@@ -52,16 +52,29 @@ local function content_range(lines, from, to)
   if from <= to then return from, to end
 end
 
--- ---------------------------------------------------------------- chat templates and fences
+-- ---------------------------------------------------------------- chat templates
 
---- Tokens of chat templates that stand between <| and |>; those with an underscore (im_start, eot_id,
---- start_header_id) are all taken for one. "<|A|>" is physics.
-local TEMPLATE_WORDS = { ["end"] = true, start = true, user = true, assistant = true, system = true, endoftext = true,
-  endofprompt = true, startoftext = true, message = true, channel = true, ["return"] = true, pad = true }
-
-local function without_token(name)
-  if TEMPLATE_WORDS[name] or name:find("_", 1, true) then return "" end
+local function set(list)
+  local members = {}
+  for _, member in ipairs(list) do members[member] = true end
+  return members
 end
+
+--- Tokens of chat templates that stand between <| and |>. "<|A|>" and "<|psi_1|>" are physics.
+local TEMPLATE_WORDS = set { "end", "start", "user", "assistant", "system", "endoftext", "endofprompt", "startoftext",
+  "message", "channel", "return", "pad", "im_start", "im_end", "im_sep", "begin_of_text", "end_of_text",
+  "start_header_id", "end_header_id", "eot_id", "eom_id", "start_of_role", "end_of_role", "vision_start", "vision_end",
+  "image_pad" }
+
+local ROLES = set { "assistant", "user", "system", "model", "tool", "final", "analysis" }
+
+--- Tokens that begin (end) a text, each as a pattern without captures; a role may follow a first one.
+local FIRST_TOKENS = { "<<SYS>>", "<</SYS>>", "%[/?INST%]", "<bos>", "<start_of_turn>",
+  "<\u{FF5C}[A-Za-z_\u{2581}]+\u{FF5C}>" }
+local LAST_TOKENS = { "%[/?INST%]$", "<eos>$", "<pad>$", "<end_of_turn>$", "<\u{FF5C}[A-Za-z_\u{2581}]+\u{FF5C}>$" }
+
+--- Longest token, in bytes.
+local MAX_TOKEN = 60
 
 local function count(content, plain)
   local n, position = 0, 1
@@ -70,6 +83,69 @@ local function count(content, plain)
     if not first then return n end
     n, position = n + 1, last + 1
   end
+end
+
+--- Where the token ends that is at `position`, with a role and one line break behind it; nil when there is none.
+local function after_token(content, position)
+  local name, after = content:match("^<|([A-Za-z0-9_]+)|>()", position)
+  if not TEMPLATE_WORDS[name] then
+    after = nil
+    for _, token in ipairs(FIRST_TOKENS) do
+      after = after or content:match("^" .. token .. "()", position)
+    end
+  end
+  if not after then return nil end
+  local role, behind = content:match("^([a-z]+)()", after)
+  if ROLES[role] and content:find("^[ \t\r]*\n", behind) or ROLES[role] and content:find("^<|", behind) then
+    after = behind
+  end
+  return content:match("^[ \t\r]*\n()", after) or after
+end
+
+--- Where the token begins that ends at `position`; nil when there is none.
+local function before_token(content, position)
+  local tail = content:sub(math.max(1, position - MAX_TOKEN), position)
+  local start, name = tail:match("()<|([A-Za-z0-9_]+)|>$")
+  if not TEMPLATE_WORDS[name] then
+    start = nil
+    for _, token in ipairs(LAST_TOKENS) do start = start or tail:find(token) end
+  end
+  return start and position - #tail + start
+end
+
+local function remove_outer_tokens(content)
+  local first, last = 1, #content
+  while true do
+    local after = after_token(content, content:match("^[ \t\r\n]*()", first))
+    if not after then break end
+    first = after
+  end
+  while first <= last do
+    local position = last
+    while position > first and content:find("^[ \t\r\n]", position) do position = position - 1 end
+    local start = before_token(content, position)
+    if not start or start < first then break end
+    last = start - 1
+  end
+  return content:sub(first, last)
+end
+
+local function without_role(_, role) if ROLES[role] then return "" end end
+
+--- Where there are tokens of two kinds, <|im_start|> and <|im_end|>, they go wherever they are.
+local function remove_inner_tokens(content)
+  local kind
+  for name in content:gmatch("<|([A-Za-z0-9_]+)|>") do
+    if TEMPLATE_WORDS[name] then
+      kind = kind or name
+      if name ~= kind then
+        content = content:gsub("(<|im_start|>)([a-z]+)[ \t\r]*\n", without_role)
+        content = content:gsub("(<|start_header_id|>)([a-z]+)(<|end_header_id|>)\n*", without_role)
+        return (content:gsub("<|([A-Za-z0-9_]+)|>", function(word) if TEMPLATE_WORDS[word] then return "" end end))
+      end
+    end
+  end
+  return content
 end
 
 --- <s> and </s> around the text mark its begin and end; in it, or in pairs, they are struck words.
@@ -83,65 +159,71 @@ local function without_sentence_marks(content)
   return (content:match("^(.*)</s>[ \t\r\n]*$") or content)
 end
 
+--- Tokens go around the text; the role that heads a turn, "assistant" or "assistant: ...", goes with one.
 local function remove_template_tokens(content)
-  if content:find("<|", 1, true) then
-    content = content:gsub("<|im_start|>[a-z]*[ \t]*\n?", "")
-    content = content:gsub("<|start_header_id|>[a-z]*<|end_header_id|>\n*", "")
-    content = content:gsub("<|channel|>[a-z]*<|message|>", "")
-    content = content:gsub("<|([A-Za-z0-9_]+)|>", without_token)
-  end
-  if content:find("<", 1, true) then
-    content = content:gsub("<\u{FF5C}[A-Za-z_\u{2581}]+\u{FF5C}>", "")
-    for _, token in ipairs { "<</?SYS>>", "<start_of_turn>[a-z]*\n?", "<end_of_turn>", "<[be]os>", "<pad>" } do
-      content = content:gsub(token, "")
-    end
+  local before = content
+  if content:find("<", 1, true) or content:find("INST]", 1, true) then
+    content = remove_inner_tokens(remove_outer_tokens(content))
     content = content:gsub("^[ \t\r\n]*<think>.-</think>[ \t\r\n]*", "")
     content = without_sentence_marks(content)
   end
-  content = content:gsub("%[/?INST%]", "")
-  -- The role that heads a turn: "assistant" alone, "Assistant:" alone, "assistant: ...".
-  content = content:gsub("^[ \t\r\n]*assistant[ \t\r]*\n", "")
-  content = content:gsub("^[ \t\r\n]*[Aa][Ss][Ss][Ii][Ss][Tt][Aa][Nn][Tt]:[ \t\r]*\n", "")
-  return (content:gsub("^[ \t\r\n]*assistant:[ \t]*", ""))
+  if content ~= before then
+    content = content:gsub("^[ \t\r\n]*[Aa]ssistant:?[ \t\r]*\n", ""):gsub("^[ \t\r\n]*assistant:[ \t]*", "")
+  end
+  return content
 end
+
+-- ---------------------------------------------------------------- fences
 
 local FENCE = "^[ \t]*```+ ?[A-Za-z0-9_+-]*$"
 local FENCE_LANGUAGES = { text = true, txt = true, plaintext = true, markdown = true, md = true, json = true,
   html = true }
 
---- Lines that are nothing but a Markdown fence become empty, wherever they are: they carry nothing
---- of a page. A fence on the line of the text goes when it is around the whole of it.
+local function is_fence(line) return without_trailing_blanks(line):find(FENCE) ~= nil end
+
+--- The numbers of the fence lines when all of lines[from..to] is in fences; nil when something is
+--- outside, or a fence is in a fence's place in the page. The last one may lack its end.
+local function outer_fences(lines, from, to)
+  local found, depth = {}, 0
+  for i = from, to do
+    if is_fence(lines[i]) then
+      local opens = depth == 0 or lines[i]:find("[A-Za-z0-9]")
+      if depth == 0 or depth == 1 and not opens then found[#found + 1] = i end
+      depth = depth + (opens and 1 or -1)
+    elseif depth == 0 and not is_blank(lines[i]) then
+      return nil
+    end
+  end
+  if #found > 0 then return found end
+end
+
+--- Markdown fences around the whole text become empty lines, also where one of the two is missing.
 local function remove_fences(content)
   if not content:find("```", 1, true) then return content end
-  local lines, changed = lines_of(content), false
-  for i, line in ipairs(lines) do
-    if without_trailing_blanks(line):find(FENCE) then lines[i], changed = "", true end
+  local lines = lines_of(content)
+  local from, to = content_range(lines, 1, #lines)
+  local found = from and outer_fences(lines, from, to)
+  if not found and from and is_fence(lines[to]) then
+    found = { to }
+    for i = from, to - 1 do
+      if is_fence(lines[i]) then found = nil break end
+    end
   end
-  if changed then return table.concat(lines, "\n") end
+  if found then
+    for _, i in ipairs(found) do lines[i] = "" end
+    return table.concat(lines, "\n")
+  end
 
   local inner = content:match("^[ \t\r\n]*```+(.*)$")
   inner = inner and inner:match("^(.*[^ \t\r\n])[ \t\r\n]*$")
   if not inner or inner:sub(-3) ~= "```" then return content end
   inner = inner:match("^(.*[^`])`+$") or ""
+  if inner:find("```", 1, true) then return content end
   local language, rest = inner:match("^([a-z]+)[ \t](.*)$")
   return FENCE_LANGUAGES[language] and rest or inner
 end
 
 -- ---------------------------------------------------------------- a model's own words
-
---- Whether one of the patterns is in `line` (with `first`: at its begin).
-local function has_any(line, patterns, first)
-  for _, pattern in ipairs(patterns) do
-    if line:find((first and "^" or "") .. pattern) then return true end
-  end
-  return false
-end
-
-local function set(list)
-  local members = {}
-  for _, member in ipairs(list) do members[member] = true end
-  return members
-end
 
 --- A line as the tables below know it: lower case, straight apostrophes, no Markdown around it.
 local function plain(line)
@@ -149,42 +231,52 @@ local function plain(line)
   return (line:gsub("^[ \t#*_]+", ""):gsub("[*_]+$", ""):gsub("[*_]+:$", ":"))
 end
 
---- How an announcement begins, and what one of them is then in it. No page of its own accord has
---- both, "Here is the text of the resolution:" and "I have received, as requested:" included.
-local OFFERING = { "here is ", "here's ", "here are ", "below is ", "below are ", "sure[,!.]", "certainly[,!.]",
-  "of course[,!.]", "absolutely[,!.]", "okay[,!.]" }
-local STATING = { "the following is ", "this is ", "the text ", "the extracted ", "the transcri" }
-local DONE = { "i have transcribed", "i've transcribed", "i have extracted", "i've extracted", "i have cleaned",
-  "i've cleaned", "i have corrected the text", "i've corrected the text" }
-local ABOUT_THE_TASK = { "transcription", "transcribed", "text extracted", "extracted text", "extracted from",
-  "%f[a-z]ocr%f[^a-z]", "th[ei]s? image", "your image", "the scan", "%f[a-z]json%f[^a-z]", "markdown",
-  "text from the page", "text from the document", "text of the page", "text of the document" }
-local ABOUT_THE_ORDER = { "you requested", "requested json", "cleaned", "corrected", "information extracted" }
+--- How an announcement begins, and what is then in it: of the first table where it is proof enough (as
+--- the usual line is, see is_usual), of the second where a fence follows. Pages announce texts, lists and
+--- transcriptions, too; that of an image's text is a model's.
+local OPENINGS = { "here is ", "here's ", "here are ", "below is ", "below are ", "sure[,!.]", "certainly[,!.]",
+  "of course[,!.]", "absolutely[,!.]", "okay[,!.]", "the following is ", "this is ", "the text ", "the extracted ",
+  "the transcri", "i have ", "i've " }
+local PROOF = { "%f[a-z]text .*%f[a-z][fio][a-z]+ [a-z]+ ?[a-z]* image%f[^a-z]",
+  "transcri[a-z]+ .*%f[a-z][fio][a-z]+ [a-z]+ ?[a-z]* image%f[^a-z]", "transcri[a-z]+ th[ei]s? image", "extracted text",
+  "text extracted from", "%f[a-z]ocr text", "%f[a-z]ocr output" }
+local ABOUT_THE_TASK = { "%f[a-z]text%f[^a-z]", "transcri", "extracted", "%f[a-z]ocr%f[^a-z]", "%f[a-z]image",
+  "%f[a-z]scan", "%f[a-z]json%f[^a-z]", "markdown", "you requested", "cleaned", "corrected" }
 
---- Whole lines that only say that text follows; those of the second table with an empty line behind.
-local LABELS = set { "here is the text:", "here's the text:", "here is the full text:", "transcription:",
-  "transcribed text:", "transcript:", "extracted text:", "ocr text:", "ocr output:", "ocr result:",
-  "ocr transcription:", "cleaned text:", "corrected text:" }
-local INTERJECTIONS = set { "sure!", "sure:", "certainly!", "certainly:", "of course!", "absolutely!",
-  "here you go:", "here it is:" }
+--- Whole lines that only say that text follows: no proof.
+local LABELS = set { "transcription:", "transcribed text:", "transcript:", "extracted text:", "ocr text:",
+  "ocr output:", "ocr result:", "ocr transcription:", "cleaned text:", "corrected text:", "sure!", "sure:",
+  "certainly!", "certainly:", "of course!", "absolutely!", "here you go:", "here it is:" }
 
 local RULER = "^[ \t]*%-%-%-+[ \t\r]*$"
 
-local function sets_apart(line) return is_blank(line) or line:find(RULER) end
+local function sets_apart(line) return is_blank(line) or line:find(RULER) or is_fence(line) end
 
---- Whether `line`, with `next` behind it, is a model's announcement: a label, or a short line that
---- opens like one, speaks of the task, and ends in a colon before an empty line.
-local function is_preamble(line, next)
-  if #line > MAX_REMARK then return false end
+local INTERJECTIONS = { "sure", "certainly", "of course", "absolutely", "okay" }
+local QUALITIES = set { "", "full", "complete", "transcribed", "extracted", "cleaned", "corrected", "raw", "ocr" }
+local THINGS = set { "text", "transcription", "transcript", "content", "contents", "output" }
+local SOURCES = set { "image", "page", "document", "scan", "picture", "photo", "file" }
+
+--- Whether a line is "Here is the text:", "Sure! Here's the transcribed text of the page:" or the like, word
+--- by word.
+local function is_usual(words)
+  for _, interjection in ipairs(INTERJECTIONS) do words = words:gsub("^" .. interjection .. "[,!.]+ ", "") end
+  local rest = words:match("^here is the (.*):$") or words:match("^here's the (.*):$")
+    or words:match("^below is the (.*):$")
+  if not rest then return false end
+  local thing, source = rest:match("^(.-) [fio][rfn]o?m? th[ei]s? ([a-z]+)$")
+  local quality, noun = (thing or rest):match("^(.-) ?([a-z]+)$")
+  return THINGS[noun] and QUALITIES[quality] and (not source or SOURCES[source]) or false
+end
+
+--- "proof" for an announcement that only a model makes, "sign" for one that pages make, too; else nil.
+local function announcement(line)
+  if #line > MAX_REMARK then return nil end
   local words = plain(line)
-  if LABELS[words] then return true end
-  if not sets_apart(next) then return false end
-  if INTERJECTIONS[words] then return true end
-  if words:sub(-1) ~= ":" then return false end
-  if has_any(words, DONE, true) then return true end
-  local offers = has_any(words, OFFERING, true)
-  return (offers or has_any(words, STATING, true)) and has_any(words, ABOUT_THE_TASK)
-    or offers and has_any(words, ABOUT_THE_ORDER)
+  if is_usual(words) then return "proof" end
+  if LABELS[words] then return "sign" end
+  if words:sub(-1) ~= ":" or not text.has_any(words, OPENINGS, true) then return nil end
+  return text.has_any(words, PROOF) and "proof" or text.has_any(words, ABOUT_THE_TASK) and "sign" or nil
 end
 
 local CLOSINGS = { "i hope this ", "i hope that ", "let me know ", "please let me know ", "feel free ",
@@ -193,27 +285,44 @@ local CLOSINGS = { "i hope this ", "i hope that ", "let me know ", "please let m
 local OFFERS = { "this helps", "that helps", "this is helpful", "further assistance", "any further", "anything else",
   "any questions", "more help", "further help", "need help", "clarification", "adjustment", "corrections",
   "modification", "any changes", "feel free to ask", "me to " }
+local NAMES_THE_TASK = { "transcription", "transcribe", "%f[a-z]ocr%f[^a-z]", "th[ei]s? image", "the text above",
+  "the above text", "extracted text" }
 
-local function is_postamble(line)
-  if #line > MAX_REMARK then return false end
+--- "proof" for an offer that names the task, "sign" for one that a letter may end in; else nil.
+local function closing(line)
+  if #line > MAX_REMARK then return nil end
   local words = plain(line)
-  return has_any(words, CLOSINGS, true) and has_any(words, OFFERS)
+  if not (text.has_any(words, CLOSINGS, true) and text.has_any(words, OFFERS)) then return nil end
+  return text.has_any(words, NAMES_THE_TASK) and "proof" or "sign"
 end
 
 --- Takes announcements and offers of help off, each a paragraph of its own, with the rulers that set
---- them apart.
+--- them apart: those that are proof, an announcement before one, an offer in a text with an announcement,
+--- and all around a text in fences.
 local function remove_remarks(content)
   local lines = lines_of(content)
   local first, last = content_range(lines, 1, #lines)
   if not first then return content end
-  local from, to = first, last
-  while from < to and is_preamble(lines[from], lines[from + 1]) do
+  -- from..to: without all that may be a model's; proven_from..proven_to: without what is proven.
+  local from, to, proven_from, proven_to = first, last, first, last
+  while from < to and sets_apart(lines[from + 1]) do
+    local kind = announcement(lines[from])
+    if not kind then break end
     from = content_range(lines, from + 1, to)
     if from < to and lines[from]:find(RULER) then from = content_range(lines, from + 1, to) end
+    if kind == "proof" then proven_from = from end
   end
-  while from < to and sets_apart(lines[to - 1]) and is_postamble(lines[to]) do
+  while from < to and sets_apart(lines[to - 1]) do
+    local kind = closing(lines[to])
+    if not kind then break end
+    local proven = kind == "proof" and proven_to == to
     from, to = content_range(lines, from, to - 1)
     if from < to and lines[to]:find(RULER) then from, to = content_range(lines, from, to - 1) end
+    if proven then proven_to = to end
+  end
+  if not (outer_fences(lines, from, to) and (to == last or is_fence(lines[to]))) then
+    if proven_from == first then to = proven_to end
+    from = proven_from
   end
   if from == first and to == last then return content end
   return table.concat(lines, "\n", from, to) .. (to < #lines and "\n" or "")
@@ -223,26 +332,38 @@ end
 
 --- Commands of TeX that begin like an escape.
 local TEX = {}
-for word in ([[nabla neq neg nmid newline newcommand noindent normalsize nonumber notag
-  rho right rightarrow rangle rceil rfloor rule tau theta times tanh text textbf textit textrm tilde triangle tfrac
-  uparrow underline upsilon]]):gmatch("[a-z]+") do
+for word in ([[nabla ne neq neg ni nu nmid nleq ngeq nless nexists newline newcommand noindent normalsize nonumber
+  not notag notin rho right rightarrow rangle rceil rfloor rule rm tan tau theta times to top tanh text textbf textit
+  textrm tilde triangle triangledown triangleleft tfrac]]):gmatch("[a-z]+") do
   TEX[word] = true
 end
 
---- How many "\n" (a backslash and the letter) there are, or nil when some backslash is no JSON
---- escape: TeX, a Windows path. One "\n" before a small letter proves nothing: E = h\nu.
+--- How many "\n" (a backslash and the letter) there are; nil when they are not proven to be line
+--- breaks: some backslash is no JSON escape (TeX, a path), one is in a string of code or a regular
+--- expression, or not most of them are followed by what begins a line: no small letter.
 local function escaped_newlines(content)
-  if content:find("%f[A-Za-z][A-Za-z]:\\") then return nil end
-  local escapes, proven = 0, false
-  for char, position in content:gmatch("\\(.)()") do
+  if content:find("%f[A-Za-z][A-Za-z]:\\") or content:find("[(=][ \t]*[\"'][^\"']*\\n") then return nil end
+  if content:find("\\n[\"']$") and not content:find('^"') then return nil end
+  local escapes, proven = 0, 0
+  for position, char, after in content:gmatch("()\\(.)()") do
     if not char:find('[nrtu"\\/]') then return nil end
-    if char:find("[nrtu]") and TEX[content:match("^[a-z]*", position - 1)] then return nil end
+    if char:find("[nrt]") and TEX[content:match("^[a-z]*", position + 1)] then return nil end
+    if char == "u" and not content:find("^[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]", after) then return nil end
+    if char == "r" and not content:find("^\\n", after) then return nil end
     if char == "n" then
+      -- In a regular expression, and as the end of a string.
+      if content:find("^[]+?{}|)/]", after) or content:find("^%*[^* ]", after)
+        or content:find("^[\"'][^\"'A-Za-z0-9\x80-\xFF]", after) then
+        return nil
+      end
       escapes = escapes + 1
-      proven = proven or not content:find("^[a-z]", position)
+      local mention = content:find("^[ \t]", position - 1) and content:find("^[ \t]", after)
+      if after > #content or not mention and content:find("^[ \t\r\nA-Z0-9\"'\\\x80-\xFF]", after) then
+        proven = proven + 1
+      end
     end
   end
-  if escapes > 1 or proven then return escapes end
+  if proven * 2 > escapes then return escapes end
 end
 
 local SIMPLE = { n = "\n", r = "\r", t = "\t", ['"'] = '"', ["\\"] = "\\", ["/"] = "/" }
@@ -251,10 +372,9 @@ local SIMPLE = { n = "\n", r = "\r", t = "\t", ['"'] = '"', ["\\"] = "\\", ["/"]
 --- one. What looks like JSON with keys is left to the rules for JSON.
 local function unescape(content)
   if not content:find("\\n", 1, true) or content:find('^[ \t\r\n]*[{%[][ \t\r\n]*["{}]') then return content end
-  local escapes = escaped_newlines(content)
-  if not escapes then return content end
   local body = content:match("^[ \t\r\n]*(.*)$"):match("^(.*[^ \t\r\n])") or ""
-  if count(body, "\n") * 4 > escapes then return content end
+  local escapes = escaped_newlines(body)
+  if not escapes or count(body, "\n") * 4 > escapes then return content end
   local quoted = body:gsub("[\0-\31]", function(control) return ("\\u%04x"):format(control:byte()) end)
   for _, literal in ipairs { quoted, '"' .. quoted .. '"' } do
     if literal:find('^"') and json.check(literal, "decodable") then return json.decode(literal) end
@@ -316,6 +436,10 @@ for word in ("self well ill half non ex vice all cross quasi by ever so"):gmatch
   KEEPS_HYPHEN[word] = true
 end
 
+--- What a hyphen at a line's end is no break of a word before: "twenty-five", "pre- and post-war".
+local NUMBERS = set { "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety" }
+local AND = set { "and", "or", "und", "oder", "et", "ou", "but", "in" }
+
 --- Letters of which small and capital ones are told apart, small ones only: Latin, Greek, Cyrillic.
 local function is_small_letter(code)
   return code >= 0x61 and code <= 0x7A or code >= 0xDF and code <= 0xFF and code ~= 0xF7
@@ -345,9 +469,19 @@ local function broken_word(line)
   if not ends_small(stem) then return nil end
   -- At least two letters before the hyphen: "e-" is no part of a broken word.
   local word = stem:sub(-100):match("[A-Za-z\x80-\xFF'-]*$")
-  if (utf8.len(word) or #word) < 2 then return nil end
+  if (utf8.len(word) or #word) < 2 or NUMBERS[word:lower()] then return nil end
   if KEEPS_HYPHEN[word:lower()] or word:find("-", 1, true) then return stem .. "-" end
   return stem
+end
+
+--- Whether a line may take part: no address, no columns.
+local function is_prose(line)
+  return not (line:find("://", 1, true) or line:find("@", 1, true) or line:find("[^ \t][ \t][ \t]+[^ \t]"))
+end
+
+--- Whether the hyphen before `piece` stays: "mother-" before "in-law", "pre-" before "and".
+local function keeps_apart(piece)
+  return piece:find("-[^-]") or piece:find(HYPHEN .. ".") or AND[piece:match("^([a-z]+)%f[^a-z\x80-\xFF]")]
 end
 
 --- The rest of a word that was broken at a line's end moves up to its beginning: "the tran-\nscription
@@ -360,12 +494,14 @@ local function join_words(content)
     return content
   end
   -- A line under construction is a list of pieces, of which only the last can have a broken word.
-  local out, pieces = {}, nil
+  local out, pieces, prose_before = {}, nil, false
   for _, line in ipairs(lines_of(content)) do
-    local stem = pieces and broken_word(pieces[#pieces])
+    local prose = is_prose(line)
+    local stem = prose and prose_before and broken_word(pieces[#pieces])
+    prose_before = prose
     local indent, piece, rest
     if stem then indent, piece, rest = line:match("^([ \t]*)([^ \t]+)[ \t]*(.*)$") end
-    if piece and begins_small(piece) and (rest == "" or not broken_word(piece)) then
+    if piece and begins_small(piece) and not keeps_apart(piece) and (rest == "" or not broken_word(piece)) then
       pieces[#pieces] = stem
       pieces[#pieces + 1] = piece
       line = rest ~= "" and indent .. rest or nil
@@ -393,8 +529,8 @@ end
 cleaning.rules = {
   { name = "byte order mark", apply = remove_mark },
   { name = "chat-template tokens", apply = remove_template_tokens },
+  { name = "preamble and postamble", apply = remove_remarks }, -- knows a model by its fences
   { name = "fences", apply = remove_fences },
-  { name = "preamble and postamble", apply = remove_remarks },
   { name = "escaped newlines", apply = unescape },
   { name = "NUL and hex pairs", apply = mend_nul_pairs },
   { name = "control characters", apply = remove_controls },

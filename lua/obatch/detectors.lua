@@ -17,6 +17,7 @@
 
 local cleaning = require "obatch.cleaning"
 local json = require "obatch.json"
+local refusal = require "obatch.refusal"
 local text = require "obatch.text"
 
 local detectors = {
@@ -34,6 +35,8 @@ local detectors = {
     --- A loop that is this share of the text, or this many bytes, is reason enough.
     loop_share = 0.3,
     loop_bytes = 2000,
+    --- A loop that is more than half of the text is one from so many times and bytes on.
+    loop_half = { times = 3, bytes = 500 },
     --- A text with this share of dotted lines is a form, whose rows may repeat so many times as often.
     leader_share = 0.3,
     form_factor = 10,
@@ -41,16 +44,21 @@ local detectors = {
     counting_factor = 6,
     --- Share of the text's runs of six words that were there before: half a reason, a reason.
     repeated_share = { 0.6, 0.8 },
-    --- One sign (a dot, a dash) so often in a row.
+    --- One sign (a dot, a dash) so often in a row; and where there is hardly anything else.
     sign_run = 10000,
+    sign_alone = 1000,
 
     --- Share of characters that no language uses.
     odd_share = 0.05,
+    --- Fewer than this are never reason enough, here and for the next.
+    odd = 3,
     --- Of replacement characters (U+FFFD): this share, or this many.
     replaced_share = 0.01,
     replaced = 10,
-    --- Of words as no language writes them ("JoJotWoIe", "yea}", "Ja}Jaq", "bst3st").
+    --- Of words as no language writes them ("JoJotWoIe", "yea}", "Ja}Jaq", "bst3st"); so many times the
+    --- share where all the damage is of one kind.
     garbled_share = 0.05,
+    garbled_one_kind = 3,
 
     --- A folder of fewer texts says nothing about their length.
     folder_texts = 10,
@@ -160,6 +168,23 @@ local function is_form(content)
   return leaders >= limits.leader_share * #content
 end
 
+--- What makes a line a row: figures at its end, gaps between columns (two blanks after a full stop are
+--- none), dotted lines.
+local ROW = { "%d[%s%p]*$", "\xC2[\xBC-\xBE][%s%p]*$", "%S   +%S", "[^%s.:;,?!]  %S", "%S *\t", "|.*|",
+  "%.%.%.%.", "%. %. %. %.", "____", "%-%-%-%-", "\u{2026}\u{2026}" }
+
+--- Bytes of the longest row.
+local LONG_ROW = 500
+
+--- Whether most of it is rows of a table or a form, which repeat as they please.
+local function is_table(piece)
+  local rows = 0
+  for line in piece:gmatch("[^\n]+") do
+    if #line <= LONG_ROW and text.has_any(line, ROW) then rows = rows + #line end
+  end
+  return rows > #piece / 2
+end
+
 --- How often is too often for a unit of so many bytes that is such a share of the text.
 local function too_often(bytes, share)
   local times
@@ -169,9 +194,10 @@ local function too_often(bytes, share)
   return bytes > 0 and share > 0.9 and math.min(times, limits.loop_alone) or times
 end
 
---- Looks for loops, in which the same words come `factor` times as often as is too often.
-local function loop_score(content, ids, starts, stops, words, factor)
-  local covered, worst, twice = 0, nil, nil
+--- Looks for loops, in which the same words come `factor` times as often as is too often. `exact`: the
+--- words are the same to the last number.
+local function loop_score(content, ids, starts, stops, words, factor, exact)
+  local covered, worst, twice, half = 0, nil, nil, limits.loop_half
   for _, stretch in ipairs(stretches(ids)) do
     local bytes, letters = 0, false
     for i = stretch.first, stretch.first + stretch.period - 1 do
@@ -180,8 +206,9 @@ local function loop_score(content, ids, starts, stops, words, factor)
     end
     local times = (stretch.last - stretch.first + 1) / stretch.period
     local size = stops[stretch.last] - starts[stretch.first] + 1
-    if times >= factor * too_often(letters and bytes or 0, size / #content) then
-      covered = covered + size
+    if times >= factor * too_often(letters and bytes or 0, size / #content)
+      or exact and letters and size > #content / 2 and size >= half.bytes and times >= half.times then
+      if not is_table(content:sub(starts[stretch.first], stops[stretch.last])) then covered = covered + size end
       if not worst or size > worst.size then
         worst = { size = size, times = times // 1, words = stretch.period,
           text = content:sub(starts[stretch.first], stops[stretch.first + stretch.period - 1]) }
@@ -191,7 +218,7 @@ local function loop_score(content, ids, starts, stops, words, factor)
     end
   end
   if worst then
-    local much = covered >= limits.loop_bytes or covered >= limits.loop_share * #content
+    local much = covered >= math.min(limits.loop_bytes, limits.loop_share * #content)
     return much and 1 or 0.5, ("%s %d times in a row"):format(quoted(worst.text), worst.times)
   elseif twice then
     return 0.5, ("all of it is there %d times"):format(twice)
@@ -225,10 +252,11 @@ local function novelty_score(ids)
   return share >= whole and 1 or 0.5, ("%d%% of it was there before, word for word"):format(share * 100 // 1)
 end
 
---- The longest run of one ASCII sign, blanks and line breaks between them not counted.
-local function sign_run(content)
+--- The longest run of one ASCII sign, and that sign; blanks, and line breaks unless `in_line`, between
+--- them not counted.
+local function sign_run(content, in_line)
   local longest, sign = 0, nil
-  for run in content:gmatch("[^0-9A-Za-z\x80-\xFF]+") do
+  for run in content:gmatch(in_line and "[^0-9A-Za-z\x80-\xFF\n]+" or "[^0-9A-Za-z\x80-\xFF]+") do
     if #run > longest then
       local n, previous = 0, nil
       for char in run:gmatch("[^ \t\r\n]") do
@@ -245,11 +273,14 @@ local function repetition(content)
   local ids, starts, stops, words = words_of(content)
   local form = is_form(content)
   local factor = form and limits.form_factor or 1
-  local score, reason = loop_score(content, ids, starts, stops, words, factor)
+  local score, reason = loop_score(content, ids, starts, stops, words, factor, true)
   local function or_else(other, why)
     if other > score then score, reason = other, why end
   end
-  if score < 1 and not form then or_else(novelty_score(ids)) end
+  if score < 1 and not form then
+    local other, why = novelty_score(ids)
+    or_else(is_table(content) and math.min(other, 0.5) or other, why)
+  end
   if score < 1 then
     for i, id in ipairs(ids) do
       if not words[id]:find("[^0-9]") then ids[i] = 0 end
@@ -259,7 +290,12 @@ local function repetition(content)
   end
   if score < 1 then
     local run, sign = sign_run(content)
-    if run >= limits.sign_run then or_else(1, ("'%s' %d times in a row"):format(sign, run)) end
+    -- A ruled page is nothing but signs, too, but has lines.
+    local most = 0.8 * #content:gsub("[ \t\r\n]+", "")
+    local alone = run > most and (not form or sign_run(content, true) > most)
+    if run >= (alone and limits.sign_alone or limits.sign_run) then
+      or_else(1, ("'%s' %d times in a row"):format(sign, run))
+    end
   end
   return score, reason
 end
@@ -274,9 +310,14 @@ local function is_odd(code)
     or code >= 0xFFF0 and code <= 0xFFFC or code >= 0x40000
 end
 
---- UTF-8 taken for Windows-1252: "Ã©", "â€™".
+--- What Windows-1252 has at 0x80 to 0x9F.
+local WINDOWS = {}
+for _, code in utf8.codes "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ" do WINDOWS[code] = true end
+
+--- UTF-8 taken for Windows-1252: "Ã©", "â€™", "ÐŸÑ€Ð¸".
 local function is_mistaken(previous, code)
   return (previous == 0xC2 or previous == 0xC3) and code >= 0xA0 and code <= 0xBF
+    or (previous == 0xD0 or previous == 0xD1) and (code >= 0x80 and code <= 0xBF or WINDOWS[code])
     or previous == 0xE2 and code == 0x20AC
 end
 
@@ -285,13 +326,13 @@ local function odd_characters(content)
   local odd, all, previous = 0, 0, 0
   for _, code in utf8.codes(content) do
     if code > 32 then all = all + 1 end
-    if is_odd(code) then odd = odd + 1
-    elseif is_mistaken(previous, code) then odd = odd + 2 end
+    if is_mistaken(previous, code) then odd = odd + 2
+    elseif is_odd(code) then odd = odd + 1 end
     previous = code
   end
   if odd == 0 then return 0 end
   local share = odd / math.max(all, 1)
-  return math.min(1, share / limits.odd_share),
+  return math.min(odd < limits.odd and 0.4 or 1, share / limits.odd_share),
     ("%d of %d characters are of no language"):format(odd, all)
 end
 
@@ -300,7 +341,8 @@ local function replacement_characters(content)
   if n == 0 then return 0 end
   local share = n / (utf8.len(content) or #content)
   local score = n >= limits.replaced and 1 or math.min(1, 0.2 + share / limits.replaced_share * 0.8)
-  return score, ("%d replacement character%s (U+FFFD)"):format(n, n == 1 and "" or "s")
+  return math.min(n < limits.odd and 0.4 or 1, score),
+    ("%d replacement character%s (U+FFFD)"):format(n, n == 1 and "" or "s")
 end
 
 -- ---------------------------------------------------------------- garbled words
@@ -312,18 +354,40 @@ local FEW_WORDS, ENOUGH_WORDS = 20, 20000
 local NAMES = { Mc = true, Mac = true, De = true, Di = true, Du = true, La = true, Le = true, Van = true, Von = true,
   Fitz = true, St = true }
 
---- Whether a word of ASCII letters looks like an engine's guess at ink: a capital within it, a bracket
---- at a letter, a digit between small letters, a lone consonant.
-local function is_garbled(word)
+local ELEMENTS = {}
+for symbol in ("H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Cr Mn Fe Co Ni Cu Zn As Br Sr Ag Sn Sb I Ba "
+  .. "Pt Au Hg Pb Bi U"):gmatch("%a+") do ELEMENTS[symbol] = true end
+
+--- Whether it is a chemical formula: NaHCO3.
+local function is_compound(word)
+  local rest = word:gsub("%u%l?", function(symbol) return ELEMENTS[symbol] and "" end)
+  return not rest:find("%a")
+end
+
+--- Whether a word of ASCII letters looks like an engine's guess at ink: nil, or the kind of damage,
+--- which is a capital within it ("case"), a bracket at a letter or a digit between small ones ("mark"),
+--- or a lone consonant ("lone").
+local function damage_of(word)
+  if #word > LONG_WORD then return nil end
   for run in word:gmatch("[A-Za-z]+") do
     if #run > 3 then
       local inner = run:find("%l%u") and not NAMES[run:match("^(%u%l+)%u")] and not run:find("^%l%l?%u%l+$")
-      if inner or run:find("%u%u+%l") and not run:find("^%u+s$") then return true end
+        and not run:find("^%u?%l+Innen$") and not run:find("^%u?%l+In$")
+      if (inner or run:find("%u%u%l") and not run:find("^%u+s$")) and not is_compound(word) then return "case" end
     end
   end
-  return word:find("[%]{}|~]%a") or word:find("%a[{}|~]") or word:find("%[%[") or word:find("%a%[%a*%]?%a")
-    and not word:find("%]") or word:find("%l%d+%l") or word:find("%d%u%l")
-    or #word == 1 and word:find("[b-df-hj-np-tvx><~^\\`{}]")
+  if word:find("[%]{}|~]%a") or word:find("%a[{}|~]") or word:find("%[%[") or word:find("%a%[%a*%]?%a")
+    and not word:find("%]") or word:find("%l%d+%l") or word:find("%d%u%l") and not is_compound(word) then
+    return "mark"
+  end
+  return #word == 1 and word:find("[b-df-hj-np-tvx><~^\\`{}]") and "lone" or nil
+end
+
+--- Whether the word from `first` to `last` stands alone between line ends, bars and gaps, or before a dot.
+local function is_cell(content, first, last)
+  local before, after = content:sub(math.max(first - 2, 1), first - 1), content:sub(last + 1, last + 2)
+  return after:find("^ ?%.") or (before:find("^ ?$") or before:find("[\t\n|]$") or before:find("^[ |] $"))
+    and (after:find("^ ?$") or after:find("^[\t\r\n|]") or after:find("^ [ |]"))
 end
 
 --- Formulas and programs are written that way.
@@ -336,16 +400,29 @@ end
 
 local function garbled_words(content, context)
   if context.json then return 0 end
-  local words, garbled, scraps = 0, 0, 0
-  for word in content:gmatch("[^ \t\r\n]+") do
+  local words, garbled, scraps, kinds, seen = 0, 0, 0, {}, {}
+  local function count(kind, n)
+    garbled, kinds[kind] = garbled + n, (kinds[kind] or 0) + n
+  end
+  for first, word in content:gmatch("()([^ \t\r\n]+)") do
     words = words + 1
-    if is_garbled(word) then garbled = garbled + 1 end
+    local kind = damage_of(word)
+    if kind == "case" then
+      -- What is there again is a name.
+      local bare = word:match("^%A*(.-)%A*$")
+      seen[bare] = (seen[bare] or 0) + 1
+      if seen[bare] <= 2 then count(kind, seen[bare] == 1 and 1 or -1) end
+    elseif kind == "mark" or kind and not is_cell(content, first, first) then
+      count(kind, 1)
+    end
     if #word <= 2 and word:find("[^0-9]") then scraps = scraps + 1 end
     if words == ENOUGH_WORDS then break end
   end
-  local share = garbled / words
+  local share, different = garbled / words, scraps / words > 0.35 and 1 or 0
+  for _, n in pairs(kinds) do different = different + (n > 0 and 1 or 0) end
   if words < FEW_WORDS or share < 0.01 or is_formal(content, words) then return 0 end
-  local score = math.min(1, share / limits.garbled_share, garbled / 5)
+  local enough = limits.garbled_share * (different > 1 and 1 or limits.garbled_one_kind)
+  local score = math.min(1, share / enough, garbled / 5)
   -- Such a text falls to pieces as well: of honest pages hardly any has more than a third of them.
   if share >= 0.02 then score = math.min(1, score + math.max(0, scraps / words - 0.35)) end
   return score, ("%d of %d words are garbled, %d are scraps"):format(garbled, words, scraps)
@@ -375,41 +452,6 @@ end
 
 -- ---------------------------------------------------------------- words of the model
 
---- How a refusal begins, in lower case: as models speak, and as people may write, too.
-local CASUAL = { "i'm sorry", "i'm afraid", "i'm unable to ", "i'm not able to ", "sorry, ", "sorry but ", "i can't ",
-  "i couldn't ", "i don't have ", "i won't be able to ", "as an ai", "as a language model" }
-local FORMAL = { "i am sorry", "i am afraid", "i am unable to ", "i am not able to ", "unable to ", "i cannot ",
-  "i can not ", "i could not ", "i do not have ", "i apologi[sz]e" }
-
---- What a refusal is about. People of 1909 were sorry, too, but hardly of the second ones.
-local REFUSED = { "assist", "help", "comply", "request", "provide", "view ", "identify", "legible", "read ", "see " }
-local ABOUT_THE_TASK = { "assist with", "help with", "help you with that", "transcri", "the image", "this image",
-  "any image", "images", "extract", "process th", "the text in ", "the text from ", "this request", "that request",
-  "language model", "as an ai" }
-
---- A remark about the image in place of its text.
-local REMARKS = { "the image is ", "the image appears ", "the image you", "the provided image", "the image does",
-  "the image contains no", "this image is ", "this image appears ", "this image does", "there is no .-text",
-  "there's no .-text", "no text ", "no legible text", "no visible text" }
-local ABOUT_IMAGE = { "image", "photo", "scan" }
-
-local function has_any(words, patterns, first)
-  for _, pattern in ipairs(patterns) do
-    if words:find((first and "^" or "") .. pattern) then return true end
-  end
-  return false
-end
-
---- Whether a short text is a model's words and not a page's.
-local function is_refusal(content)
-  if #content > limits.refusal then return false end
-  local words = content:lower():gsub("\u{2019}", "'"):gsub("^[ \t\r\n\"'(%[*_]+", "")
-  local casual = has_any(words, CASUAL, true)
-  return casual and has_any(words, REFUSED)
-    or (casual or has_any(words, FORMAL, true)) and has_any(words, ABOUT_THE_TASK)
-    or has_any(words, REMARKS, true) and has_any(words, ABOUT_IMAGE)
-end
-
 local function collect_strings(value, into)
   if type(value) == "string" then into[#into + 1] = value
   elseif type(value) == "table" then
@@ -418,13 +460,17 @@ local function collect_strings(value, into)
   return into
 end
 
-local function refusal(content)
-  if is_refusal(content) then return 1, "a model's words instead of the page: " .. quoted(content) end
+local function model_speaks(content)
+  local texts = { content }
   if content:find("^[ \t\r\n]*[{%[]") and json.check(content, "decodable") then
-    for _, string in ipairs(collect_strings(json.decode(content), {})) do
-      if is_refusal(string) then return 1, "a model's words instead of the page: " .. quoted(string) end
+    texts = collect_strings(json.decode(content), {})
+  end
+  for _, words in ipairs(texts) do
+    if #words <= limits.refusal and refusal.found_in(words) then
+      return 1, "a model's words instead of the page: " .. quoted(words)
     end
-  elseif content:lower():find("as an ai language model", 1, true) then
+  end
+  if content:lower():find("as an ai language model", 1, true) then
     return 0.6, "a model speaks in it: 'As an AI language model'"
   end
   return 0
@@ -437,6 +483,23 @@ local function broken_json(content, context)
   local ok, message, at = json.check(content)
   if ok then return 0 end
   return 1, ("%s at byte %d"):format(message, at)
+end
+
+local function is_void(value)
+  if type(value) == "table" then
+    for _, member in pairs(value) do
+      if not is_void(member) then return false end
+    end
+    return true
+  end
+  return value == json.null or type(value) == "string" and text.is_blank(value)
+end
+
+--- An answer without a text, where a text was asked for.
+local function empty_json(content, context)
+  if context.json or #content > limits.refusal or not content:find('^[ \t\r\n]*[{%["n]')
+    or not json.check(content, "decodable") or not is_void(json.decode(content)) then return 0 end
+  return 1, "JSON without a text"
 end
 
 --- Many honest pages end in the middle of a sentence, so this only ever adds to something else. A last
@@ -470,8 +533,9 @@ detectors.list = {
   { name = "replacement characters", score = replacement_characters },
   { name = "garbled words", score = garbled_words },
   { name = "length", score = length },
-  { name = "refusal", score = refusal },
+  { name = "refusal", score = model_speaks },
   { name = "broken JSON", score = broken_json },
+  { name = "empty JSON", score = empty_json },
   { name = "cut off", score = cut_off },
 }
 

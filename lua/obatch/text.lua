@@ -117,6 +117,14 @@ function text.find_json(answer, mend)
   return nil, ("not JSON: %s at byte %d%s"):format(message, at, inner and " of the fenced block" or "")
 end
 
+--- Whether one of the Lua patterns is in `string` (with `first`: at its beginning).
+function text.has_any(string, patterns, first)
+  for _, pattern in ipairs(patterns) do
+    if string:find((first and "^" or "") .. pattern) then return true end
+  end
+  return false
+end
+
 --- Whether there is anything but white space in it.
 function text.is_blank(string)
   return not string:find("%S")
