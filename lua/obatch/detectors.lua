@@ -18,6 +18,7 @@
 local cleaning = require "obatch.cleaning"
 local json = require "obatch.json"
 local refusal = require "obatch.refusal"
+local repetition = require "obatch.repetition"
 local text = require "obatch.text"
 
 local detectors = {
@@ -85,80 +86,6 @@ end
 
 -- ---------------------------------------------------------------- repetition
 
---- More words than this are not looked at; a longer text is too long for a page anyhow.
-local MAX_WORDS = 200000
-
---- A word of more bytes than this is taken apart into characters: scripts without spaces, "ooooo...".
-local LONG_WORD = 60
-
---- The words of a text: lists of their numbers (equal words have equal numbers) and of the byte
---- positions where they begin and end, and the list of words by number. Punctuation counts for
---- nothing.
-local function words_of(content)
-  local ids, starts, stops, numbers, words = {}, {}, {}, {}, {}
-  local n = 0
-  local function add(word, start)
-    local id = numbers[word]
-    if not id then
-      id = #words + 1
-      numbers[word], words[id] = id, word
-    end
-    n = n + 1
-    ids[n], starts[n], stops[n] = id, start, start + #word - 1
-  end
-  for start, word in content:gmatch("()([0-9A-Za-z\x80-\xFF]+)") do
-    if #word <= LONG_WORD then
-      add(word, start)
-    else
-      for at, character in word:gmatch("()([%z\1-\x7F\xC2-\xFD]?[\x80-\xBF]*)") do
-        if character ~= "" then add(character, start + at - 1) end
-        if n >= MAX_WORDS then break end
-      end
-    end
-    if n >= MAX_WORDS then break end
-  end
-  return ids, starts, stops, words
-end
-
---- Words of the grams by which a repetition is noticed, and by which novelty is measured.
-local NOTICE, NOVELTY = 3, 6
-local BASE = 0x5851F42D4C957F2D
-
---- Calls visit(i, hash) for each run of k words, i being its last one. The hash is a polynomial,
---- modulo 2^64.
-local function each_gram(ids, k, visit)
-  local hash, drop = 0, 1
-  for _ = 1, k do drop = drop * BASE end
-  for i = 1, #ids do
-    hash = hash * BASE + ids[i]
-    if i > k then hash = hash - ids[i - k] * drop end
-    if i >= k then visit(i, hash) end
-  end
-end
-
---- The stretches in which the same words come one time after the other: { first=, last=, period= },
---- in words, each at least twice the period.
-local function stretches(ids)
-  local found, last_at = {}, {}
-  local period, first
-  local function close(last)
-    if period and last - first + 1 >= 2 * period then
-      found[#found + 1] = { first = first, last = last, period = period }
-    end
-    period = nil
-  end
-  each_gram(ids, NOTICE, function(i, hash)
-    if period and ids[i] ~= ids[i - period] then close(i - 1) end
-    if not period and last_at[hash] then
-      period = i - last_at[hash]
-      first = last_at[hash] - NOTICE + 1
-    end
-    last_at[hash] = i
-  end)
-  close(#ids)
-  return found
-end
-
 --- Whether dotted lines, rows of dashes and the like are a good part of it.
 local function is_form(content)
   local leaders = 0
@@ -198,7 +125,7 @@ end
 --- words are the same to the last number.
 local function loop_score(content, ids, starts, stops, words, factor, exact)
   local covered, worst, twice, half = 0, nil, nil, limits.loop_half
-  for _, stretch in ipairs(stretches(ids)) do
+  for _, stretch in ipairs(repetition.stretches(ids)) do
     local bytes, letters = 0, false
     for i = stretch.first, stretch.first + stretch.period - 1 do
       bytes = bytes + stops[i] - starts[i] + 1
@@ -226,12 +153,15 @@ local function loop_score(content, ids, starts, stops, words, factor, exact)
   return 0
 end
 
+--- Words of the runs by which novelty is measured.
+local NOVELTY = 6
+
 --- How much of the text was there before, word for word: loops that vary a little. Runs of few
 --- different words (Yes No No Yes) are tables.
 local function novelty_score(ids)
   if #ids < 200 then return 0 end
   local seen, repeated = {}, 0
-  each_gram(ids, NOVELTY, function(i, hash)
+  repetition.each_gram(ids, NOVELTY, function(i, hash)
     if not seen[hash] then
       seen[hash] = true
       return
@@ -269,8 +199,8 @@ local function sign_run(content, in_line)
   return longest, sign
 end
 
-local function repetition(content)
-  local ids, starts, stops, words = words_of(content)
+local function repeats(content)
+  local ids, starts, stops, words = repetition.words_of(content)
   local form = is_form(content)
   local factor = form and limits.form_factor or 1
   local score, reason = loop_score(content, ids, starts, stops, words, factor, true)
@@ -368,7 +298,7 @@ end
 --- which is a capital within it ("case"), a bracket at a letter or a digit between small ones ("mark"),
 --- or a lone consonant ("lone").
 local function damage_of(word)
-  if #word > LONG_WORD then return nil end
+  if #word > repetition.LONG_WORD then return nil end
   for run in word:gmatch("[A-Za-z]+") do
     if #run > 3 then
       local inner = run:find("%l%u") and not NAMES[run:match("^(%u%l+)%u")] and not run:find("^%l%l?%u%l+$")
@@ -528,7 +458,7 @@ end
 ---   median    their median length in characters (detectors.length), after cleaning
 detectors.list = {
   { name = "invalid UTF-8", score = invalid_utf8 },
-  { name = "repetition", score = repetition },
+  { name = "repetition", score = repeats },
   { name = "odd characters", score = odd_characters },
   { name = "replacement characters", score = replacement_characters },
   { name = "garbled words", score = garbled_words },
