@@ -145,8 +145,8 @@ if shelf then held, waiting, what = resubmit.on_their_way(shelf, api) end
 if not held then return cli.stopped(waiting, what) end
 if waiting.unknown then
   return cli.fail(2, "nobody knows which images batch %s holds: the service has no input file of it any more. Run "
-    .. "\"obatch download\" first, or move %s to %s/completed yourself", waiting.unknown,
-    shelf:record_path(waiting.unknown), args.batch_dir)
+    .. "\"obatch download --image-dir %s\" first, or move %s to %s/completed yourself", waiting.unknown,
+    text.printable(image_dir), shelf:record_path(waiting.unknown), args.batch_dir)
 end
 
 -- The latest word on every image that came back without a text.
