@@ -238,6 +238,17 @@ describe("upload", function()
     says(project, "ignored: 1 .pdf")
   end)
 
+  it("leaves a batch to the next run when the service does not see its file yet", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox { "--missing-input", "400", "--faults", "files: hidden=2 first=1" }
+    assert.equal(0, (project:run("upload", box)), project.err)
+    says(project, "waits to be submitted again")
+    project:run("download", box)
+    check(project)
+    local files = project:created()
+    assert.equal(1, files)
+  end)
+
   it("composes anew what an earlier run has not sent, by the options as they are now", function()
     local project <close> = pipeline.project { images = 2 }
     assert.equal(1, (support.shell("export AT=2 WHEN=after SIGNAL=KILL; "

@@ -406,7 +406,7 @@ function Submission:tell_status()
 end
 
 local function new(store, api, settings)
-  return setmetatable({ store = store, api = api, poll_wait = settings.poll_wait, log = settings.log,
+  return setmetatable({ store = store, api = api, poll_wait = settings.poll_wait or 0, log = settings.log,
     progress = settings.progress, on_done = settings.on_done, ended_count = 0, in_flight = 0 }, Submission)
 end
 
@@ -423,8 +423,8 @@ function Submission:deliver()
   return true
 end
 
---- Uploads and creates what is not at the service yet, and waits for nothing. true; or nil, message,
---- CODE when submitting had to stop.
+--- Uploads and creates what is not at the service yet, and waits for nothing: what the service cannot take
+--- at the moment is left for the next run. true; or nil, message, CODE when submitting had to stop.
 function submission.submit(store, api, settings)
   local self = new(store, api, settings)
   self:each(function(part) return self:ready(part) end, self.submit)
