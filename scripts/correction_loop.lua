@@ -66,7 +66,7 @@ end
 
 local progress_line <close> = progress.new()
 local function log(line) progress_line:say(line) end
-local api <close>, problem = openai.from_options(args, { settle_seconds = rules.settle_seconds, log = log })
+local api <close>, problem = openai.from_options(args, rules, log)
 if not api then return cli.fail(2, "%s", problem) end
 
 -- ---------------------------------------------------------------- the loop

@@ -149,7 +149,7 @@ if trouble then return cli.stopped(trouble, code) end
 
 local function open_api()
   if args.dry_run or labelled == 0 and not unfinished then return nil end
-  return openai.from_options(args, { settle_seconds = rules.settle_seconds, log = log })
+  return openai.from_options(args, rules, log)
 end
 local api <close>, keyless = open_api()
 if keyless then return cli.fail(2, "%s", keyless) end

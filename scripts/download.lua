@@ -98,7 +98,7 @@ end
 local line <close> = progress.new()
 local function log(words) line:say(words) end
 
-local api <close>, problem = openai.from_options(args, { settle_seconds = rules.settle_seconds, log = log })
+local api <close>, problem = openai.from_options(args, rules, log)
 if not api then return cli.fail(2, "%s", problem) end
 
 local shelf <close>, complaint, code = records.open { batch_dir = args.batch_dir, completed_dir = completed_dir,

@@ -119,7 +119,7 @@ end
 local line <close> = progress.new()
 local function log(words) line:say(words) end
 
-local api <close>, problem = openai.from_options(args, { settle_seconds = policy.settle_seconds, log = log })
+local api <close>, problem = openai.from_options(args, policy, log)
 if not api and not args.dry_run then return cli.fail(2, "%s", problem) end
 
 --- A dry run makes no folder.

@@ -115,9 +115,9 @@ describe("the options of a command", function()
     assert(from()):close()
     local heard = {}
     local api <close> = assert(openai.from_options({ allow_plain_http = true },
-      { settle_seconds = 3, log = function(line) heard[#heard + 1] = line end }))
+      { settle_seconds = 3, patience = 4 }, function(line) heard[#heard + 1] = line end))
     script { [GET] = { failure(503), BATCH } }
     assert.truthy(api:batch "b")
-    assert.same({ { false, true }, 1, 3 }, { allowed, #heard, api.settle_seconds })
+    assert.same({ { false, true }, 1, 3, 4 }, { allowed, #heard, api.settle_seconds, api.patience })
   end)
 end)

@@ -24,8 +24,8 @@ local Api = {}
 Api.__index = Api
 
 --- Seconds. A wait is drawn evenly from 0 to min(CAP, BASE * 2^k) (full jitter), or is what the
---- server asks for; PATIENCE is all that one call may wait in total.
-local BASE, CAP, PATIENCE = 1, 60, 600
+--- server asks for.
+local BASE, CAP = 1, 60
 
 --- Transport faults that may pass by waiting; a disk that is full does not.
 local PASSING = { DNS = true, CONNECT = true, TIMEOUT = true, CLOSED = true, PROTOCOL = true }
@@ -120,7 +120,7 @@ end
 --- A client of the API.
 ---   key, base_url, organization, project    strings; base_url without a slash at its end
 ---   allow_plain_http                        http:// to other hosts than this machine
----   settle_seconds                          see obatch.policy
+---   settle_seconds, patience                see obatch.policy
 ---   log(line)                               hears of every retry
 function openai.new(options)
   local headers = { ["Authorization"] = "Bearer " .. options.key, ["Accept"] = "application/json" }
@@ -130,7 +130,8 @@ function openai.new(options)
   if not client then return nil, message, code end
   return setmetatable({
     client = client, key = options.key, headers = headers, base_url = options.base_url,
-    settle_seconds = options.settle_seconds or 15, log = options.log or function() end,
+    settle_seconds = options.settle_seconds or 15, patience = options.patience or 600,
+    log = options.log or function() end,
   }, Api)
 end
 
@@ -179,7 +180,7 @@ end
 --- A call that changes nothing, or nothing that matters if repeated. Returns the transfer, or
 --- nil, message, CODE.
 function Api:call(what, call)
-  local deadline, k = term.clock() + PATIENCE, 0
+  local deadline, k = term.clock() + self.patience, 0
   while true do
     local transfer, fault = self:send(what, call)
     if not fault then return transfer end
@@ -247,7 +248,7 @@ end
 --- Failures have a fourth value: true when it is certain that nothing was created.
 function Api:create(what, call, find, in_doubt)
   call.creates = true
-  local deadline, k, fault = term.clock() + PATIENCE, 0, nil
+  local deadline, k, fault = term.clock() + self.patience, 0, nil
   while true do
     if in_doubt then
       self.log(what .. ": it may have been created already; looking for it")
@@ -419,9 +420,10 @@ local function read_key(path)
 end
 
 --- A client from the parsed options and the environment (OPENAI_API_KEY, OPENAI_BASE_URL,
---- OPENAI_ORG_ID, OPENAI_PROJECT_ID), or nil and what is missing. The key is never in a message.
-function openai.from_options(options, settings)
-  settings = settings or {}
+--- OPENAI_ORG_ID, OPENAI_PROJECT_ID), or nil and what is missing. `rules` is a policy. The key is never in
+--- a message.
+function openai.from_options(options, rules, log)
+  rules = rules or {}
   local key, origin = read_key(options.api_key_file)
   if not key then return nil, origin end
   if not key:find("^[\x21-\x7E]+$") then
@@ -432,7 +434,7 @@ function openai.from_options(options, settings)
   local api, message, code = openai.new {
     key = key, base_url = base:gsub("/+$", ""), organization = variable("OPENAI_ORG_ID"),
     project = variable("OPENAI_PROJECT_ID"), allow_plain_http = options.allow_plain_http,
-    settle_seconds = settings.settle_seconds, log = settings.log,
+    settle_seconds = rules.settle_seconds, patience = rules.patience, log = log,
   }
   if not api then return nil, message, code end
   -- An address that nothing may be sent to is refused by start(), before any byte leaves.

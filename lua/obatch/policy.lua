@@ -38,6 +38,9 @@ local policy = {
   --- Seconds over which a batch or file that may have been created (its reply was lost) is looked
   --- for before it is created once more. New batches can be late in the listing.
   settle_seconds = 15,
+
+  --- Seconds for which one call to the service is tried again after a fault that may pass.
+  patience = 600,
 }
 
 --- The prompt that follows a bad answer. `item.reason` says what is wrong with it; the rest of
@@ -100,7 +103,7 @@ end
 local function number_fault(name, value)
   if name == "token_limit.factor" then
     return not (type(value) == "number" and value > 1) and "number above 1" or nil
-  elseif name == "settle_seconds" then
+  elseif name == "settle_seconds" or name == "patience" then
     return value < 0 and "number of seconds" or nil
   end
   return not (math.type(value) == "integer" and value >= 1) and "whole number above 0" or nil
