@@ -16,10 +16,22 @@ local function integer(text)
   return math.tointeger(tonumber(text)), ("'%s' is not a whole number"):format(text)
 end
 
+--- An IP address, and 127.0.0.1 for localhost.
+local function address(text)
+  if text == "localhost" then return "127.0.0.1" end
+  if text:find("^%d+%.%d+%.%d+%.%d+$") or text:find("^[%x:.]*:[%x:.]*$") then return text end
+  return nil, ("'%s' is no IP address"):format(text)
+end
+
+--- Whether an address is this machine's own, which nobody else reaches.
+local function is_loopback(host) return host == "::1" or host:find("^127%.") ~= nil end
+
 local parser = cli.parser("sandbox", "A local Batch API (Files, Batches, Uploads) to rehearse against. "
   .. "Any API key is good. State is plain files in --dir; ledger.jsonl there tells what would have been paid, "
   .. "requests.jsonl what was asked over HTTP.")
-parser:option("--port", "Port on 127.0.0.1; 0 takes a free one."):default("8080"):convert(integer)
+parser:option("--port", "Port; 0 takes a free one."):default("8080"):convert(integer)
+parser:option("--host", "Address to listen on. Every other one than this machine's own lets in whoever reaches it.")
+  :argname("ADDRESS"):default("127.0.0.1"):convert(address)
 parser:option("--dir", "Folder of the state. Without it: a temporary one, removed at the end.")
 parser:option("--model", "What answers: a Lua file, or a name in scripts/models."):default("echo")
 parser:option("--batch-seconds", "How long a batch takes."):default("1"):convert(cli.seconds)
@@ -87,7 +99,7 @@ end
 
 local folder <close> = work_folder(args.dir)
 local box <close>, trouble = sandbox.open {
-  port = args.port, dir = folder.path, model = model, faults = rules, seed = args.seed,
+  host = args.host, port = args.port, dir = folder.path, model = model, faults = rules, seed = args.seed,
   batch_seconds = args.batch_seconds, models = models, null_ids = args.null_ids,
   missing_input = args.missing_input, refuse_large = args.large_files,
   skip_blank = args.blank_lines == "skip", max_errors = args.max_errors, lax_uploads = args.lax_uploads,
@@ -95,8 +107,13 @@ local box <close>, trouble = sandbox.open {
 }
 if not box then return cli.fail(1, "%s", trouble) end
 
-print(("listening on http://127.0.0.1:%d"):format(box.port))
+print(("listening on http://%s:%d"):format(args.host:find(":", 1, true) and "[" .. args.host .. "]" or args.host,
+  box.port))
 print(("state in %s%s"):format(folder.path, args.dir and "" or ", removed at the end; --dir keeps it"))
 io.stdout:flush()
+if not is_loopback(args.host) then
+  io.stderr:write(("sandbox: listening on %s, which is not this machine's own address: whoever reaches it can use it, "
+    .. "read what was uploaded and fill its disk, and keys sent to it travel in clear\n"):format(args.host))
+end
 box:run()
 return 0

@@ -1,5 +1,5 @@
 /* obatch.fs: files as a job needs them. A final name never holds half a file, an appended line is
- * on disk or not there at all, and a lock ends with its holder.
+ * on disk or not there at all, and a lock ends with its holder. What writes is in fs_write.c.
  *
  * The work between "open" and "close" is plain C that returns an errno and never calls Lua, so that
  * no Lua error can leave a descriptor behind; what has to live longer is a userdata. */
@@ -18,7 +18,6 @@
 #include <openssl/evp.h>
 
 #define FD_TYPE "obatch.fs.fd"
-#define APPEND_TYPE "obatch.fs.append"
 #define LOCK_TYPE "obatch.fs.lock"
 
 #define CHUNK 65536
@@ -31,19 +30,9 @@ int fs_fail(lua_State *L, const char *verb, const char *path, int error) {
     return 3;
 }
 
-static int succeed(lua_State *L) {
-    lua_pushboolean(L, 1);
-    return 1;
-}
-
 /* true, or what fs_fail() says when error is not 0. */
 static int result(lua_State *L, const char *verb, const char *path, int error) {
-    return error ? fs_fail(L, verb, path, error) : succeed(L);
-}
-
-static void close_fd(int *fd) {
-    if (*fd >= 0) close(*fd);
-    *fd = -1;
+    return error ? fs_fail(L, verb, path, error) : fs_succeed(L);
 }
 
 /* ---- looking ---- */
@@ -109,7 +98,8 @@ static int make_folders(char *path) {
             if (error) return error;
             *slash = end;
         }
-        if (!end) return 0;
+        /* Also of one that is there: the run that made it may have ended before it could do so. */
+        if (!end) return os_sync_parent(path);
     }
 }
 
@@ -127,7 +117,7 @@ static int fs_mkdir(lua_State *L) {
 /* ---- whole files ---- */
 
 static int fd_gc(lua_State *L) {
-    close_fd(luaL_checkudata(L, 1, FD_TYPE));
+    fs_close(luaL_checkudata(L, 1, FD_TYPE));
     return 0;
 }
 
@@ -156,7 +146,7 @@ static int fs_read(lua_State *L) {
         int error = errno;
         if (n < 0 && error == EINTR && !obatch_interrupted) continue;
         if (n < 0) {
-            close_fd(fd);
+            fs_close(fd);
             return fs_fail(L, "read", path, error);
         }
         if (n == 0) break;
@@ -164,41 +154,26 @@ static int fs_read(lua_State *L) {
         max -= n;
         chunk = (size_t)n < chunk ? chunk - (size_t)n : CHUNK;
     }
-    close_fd(fd);
+    fs_close(fd);
     luaL_pushresult(&text);
     return 1;
 }
 
-static int write_file(const char *part, const char *path, const char *text, size_t length,
-                      bool durable) {
-    int fd;
-    int error = os_create(part, &fd);
-    if (error) return error;
-    error = os_write_all(fd, text, length);
-    if (!error && durable && fsync(fd) != 0) error = errno;
-    if (close(fd) != 0 && !error && errno != EINTR) error = errno; /* NFS says ENOSPC here */
-    if (!error && rename(part, path) != 0) error = errno;
-    if (error) {
-        unlink(part);
-        return error;
-    }
-    return durable ? os_sync_parent(path) : 0;
-}
-
-/* fs.write(path, text [, "later"]) -> true | nil, message, CODE. The file appears under its name
- * complete and on disk, or not at all; until then it is path .. ".part" (see os_part_name). A link
- * is replaced, not followed. "later" leaves it to an fs.sync, or an fs.rename of it, to put it on
- * disk: after a power cut before that, the file may be missing, or empty. */
-static int fs_write(lua_State *L) {
-    static const char *const options[] = {"", "later", NULL};
+/* fs.last_byte(path) -> the last byte, "" for an empty file | nil, message, CODE. A file of lines
+ * that does not end with a newline has been cut off. */
+static int fs_last_byte(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
-    size_t length;
-    const char *text = luaL_checklstring(L, 2, &length);
-    bool durable = luaL_checkoption(L, 3, "", options) == 0;
-    char *part = lua_newuserdatauv(L, strlen(path) + OS_PART_ROOM, 0);
-    os_part_name(path, part);
-    int error = write_file(part, path, text, length, durable);
-    return result(L, "write", error == EEXIST ? part : path, error);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return fs_fail(L, "open", path, errno);
+    struct stat info;
+    char byte = 0;
+    ssize_t n = fstat(fd, &info);
+    if (n == 0 && info.st_size > 0) n = pread(fd, &byte, 1, info.st_size - 1);
+    int error = errno;
+    close(fd);
+    if (n < 0) return fs_fail(L, "read", path, error);
+    lua_pushlstring(L, &byte, (size_t)n);
+    return 1;
 }
 
 /* Makes the content of a file (or the names in a folder) durable. What is neither, or is not there,
@@ -211,6 +186,13 @@ static int sync_content(const char *path) {
     return error;
 }
 
+static bool in_one_folder(const char *a, const char *b) {
+    const char *a_name = strrchr(a, '/'), *b_name = strrchr(b, '/');
+    size_t length = a_name ? (size_t)(a_name - a) : 0;
+    if (!a_name || !b_name) return a_name == b_name;
+    return length == (size_t)(b_name - b) && memcmp(a, b, length) == 0;
+}
+
 /* fs.rename(from, to) -> true | nil, message, CODE. The content is on disk before it gets the name,
  * and the name when it returns. Replaces a file. */
 static int fs_rename(lua_State *L) {
@@ -219,8 +201,8 @@ static int fs_rename(lua_State *L) {
     int error = sync_content(from);
     if (!error && rename(from, to) != 0) error = errno;
     if (!error) error = os_sync_parent(to);
-    if (!error) error = os_sync_parent(from);
-    if (!error) return succeed(L);
+    if (!error && !in_one_folder(from, to)) error = os_sync_parent(from);
+    if (!error) return fs_succeed(L);
     return fs_fail(L, "rename", lua_pushfstring(L, "%s to %s", from, to), error);
 }
 
@@ -228,7 +210,7 @@ static int fs_rename(lua_State *L) {
  */
 static int fs_remove(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
-    if (remove(path) == 0 || errno == ENOENT) return succeed(L);
+    if (remove(path) == 0 || errno == ENOENT) return fs_succeed(L);
     return fs_fail(L, "remove", path, errno);
 }
 
@@ -238,87 +220,20 @@ static int fs_sync(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     int error = fd < 0 || syncfs(fd) != 0 ? errno : 0;
-    close_fd(&fd);
+    fs_close(&fd);
     return result(L, "sync", path, error);
-}
-
-/* ---- appending ---- */
-
-static int append_gc(lua_State *L) {
-    close_fd(luaL_checkudata(L, 1, APPEND_TYPE));
-    return 0;
-}
-
-static int append_close(lua_State *L) {
-    append_gc(L);
-    return succeed(L);
-}
-
-/* Takes back whatever a failed write left, so that the file still ends where it did. */
-static int append_text(int fd, const char *text, size_t length, bool *torn) {
-    struct stat info;
-    if (fstat(fd, &info) != 0) return errno;
-    int error = os_write_all(fd, text, length);
-    if (!error && fdatasync(fd) != 0) error = errno;
-    if (error && S_ISREG(info.st_mode))
-        *torn = ftruncate(fd, info.st_size) != 0 || fdatasync(fd) != 0;
-    return error;
-}
-
-/* file:write(text) -> true | nil, message, CODE. All of it is on disk, or none of it is there. */
-static int append_write(lua_State *L) {
-    int *fd = luaL_checkudata(L, 1, APPEND_TYPE);
-    size_t length;
-    const char *text = luaL_checklstring(L, 2, &length);
-    luaL_argcheck(L, *fd >= 0, 1, "closed");
-    bool torn = false;
-    int error = append_text(*fd, text, length, &torn);
-    if (!error) return succeed(L);
-    lua_getiuservalue(L, 1, 1);
-    const char *path = lua_tostring(L, -1);
-    if (torn) { /* nothing may be written behind a torn line */
-        close_fd(fd);
-        path = lua_pushfstring(L, "%s (its last line may now be incomplete)", path);
-    }
-    return fs_fail(L, "append to", path, error);
-}
-
-static int open_append(const char *path, int *fd) {
-    const int flags = O_WRONLY | O_APPEND | O_CLOEXEC;
-    *fd = open(path, flags);
-    if (*fd >= 0) return 0;
-    if (errno != ENOENT) return errno;
-    *fd = open(path, flags | O_CREAT, 0666);
-    if (*fd < 0) return errno;
-    int error = os_sync_parent(path);
-    if (error) close_fd(fd);
-    return error;
-}
-
-/* fs.append(path) -> file with write(text) and close() | nil, message, CODE. Makes the file when it
- * is missing. One writer at a time: hold an fs.lock where there could be two. */
-static int fs_append(lua_State *L) {
-    const char *path = obatch_check_path(L, 1);
-    int *fd = lua_newuserdatauv(L, sizeof *fd, 1);
-    *fd = -1;
-    luaL_setmetatable(L, APPEND_TYPE);
-    lua_pushvalue(L, 1);
-    lua_setiuservalue(L, -2, 1);
-    int error = open_append(path, fd);
-    if (error) return fs_fail(L, "append to", path, error);
-    return 1;
 }
 
 /* ---- locks ---- */
 
 static int lock_gc(lua_State *L) {
-    close_fd(luaL_checkudata(L, 1, LOCK_TYPE)); /* the lock goes with its last descriptor */
+    fs_close(luaL_checkudata(L, 1, LOCK_TYPE)); /* the lock goes with its last descriptor */
     return 0;
 }
 
 static int lock_close(lua_State *L) {
     lock_gc(L);
-    return succeed(L);
+    return fs_succeed(L);
 }
 
 /* The file is overwritten in place and cut afterwards: that needs no space on a full disk, and
@@ -332,7 +247,7 @@ static int sign_lock(int fd) {
 }
 
 static int take_lock(const char *path, int *fd) {
-    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    *fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (*fd < 0) return errno;
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(*fd, F_OFD_SETLK, &lock) != 0) return errno == EACCES ? EAGAIN : errno;
@@ -340,15 +255,33 @@ static int take_lock(const char *path, int *fd) {
     return sign_lock(*fd);
 }
 
-static int push_holder(lua_State *L, int fd, const char *path) {
+/* Pushes "pid 12 on host x", or "another process" where the file does not say. */
+static void push_holder(lua_State *L, int fd) {
     char text[300], host[256] = "", pid[20] = "";
     ssize_t n = pread(fd, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = '\0';
     if (sscanf(text, "%255s %19[0-9]", host, pid) == 2)
-        lua_pushfstring(L, "%s is held by pid %s on host %s", path, pid, host);
+        lua_pushfstring(L, "pid %s on host %s", pid, host);
     else
-        lua_pushfstring(L, "%s is held by another process", path);
+        lua_pushstring(L, "another process");
+}
+
+static int push_locked(lua_State *L, int fd, const char *path) {
+    push_holder(L, fd);
+    lua_pushfstring(L, "%s is held by %s", path, lua_tostring(L, -1));
     return obatch_fail(L, "LOCKED", lua_tostring(L, -1));
+}
+
+static int push_lock_failure(lua_State *L, const char *path, int error) {
+    int results = fs_fail(L, "lock", path, error);
+    if (error != ENOLCK && error != EOPNOTSUPP && error != ENOSYS) return results;
+    lua_pushfstring(L,
+                    "%s. The file system that holds it has no locks, so nothing would keep a "
+                    "second run out: use a folder on another one (NFS needs its lock service, "
+                    "rpc.statd, or the mount option local_lock=all)",
+                    lua_tostring(L, -2));
+    lua_replace(L, -3);
+    return results;
 }
 
 /* fs.lock(path) -> lock with close() | nil, "PATH is held by pid 12 on host x", "LOCKED" | nil,
@@ -362,9 +295,25 @@ static int fs_lock(lua_State *L) {
     luaL_setmetatable(L, LOCK_TYPE);
     int error = take_lock(path, fd);
     if (!error) return 1;
-    int results = error == EAGAIN ? push_holder(L, *fd, path) : fs_fail(L, "lock", path, error);
-    close_fd(fd);
+    int results = error == EAGAIN ? push_locked(L, *fd, path) : push_lock_failure(L, path, error);
+    fs_close(fd);
     return results;
+}
+
+/* fs.holder(path) -> "pid 12 on host x" while somebody holds the lock of that name; nil when nobody
+ * does, or there is no such file | nil, message, CODE. Changes nothing. */
+static int fs_holder(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    int error = fd < 0 || fcntl(fd, F_OFD_GETLK, &lock) != 0 ? errno : 0;
+    if (!error && lock.l_type != F_UNLCK) {
+        push_holder(L, fd);
+    } else {
+        lua_pushnil(L);
+    }
+    fs_close(&fd);
+    return error && error != ENOENT ? push_lock_failure(L, path, error) : 1;
 }
 
 /* ---- digests and chance ---- */
@@ -438,23 +387,35 @@ void fs_make_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_C
 }
 
 int luaopen_obatch_fs(lua_State *L) {
-    static const luaL_Reg append_methods[] = {
-        {"write", append_write}, {"close", append_close}, {NULL, NULL}};
     static const luaL_Reg lock_methods[] = {{"close", lock_close}, {NULL, NULL}};
     static const luaL_Reg functions[] = {
-        {"absolute", fs_absolute}, {"append", fs_append}, {"list", fs_list},
-        {"lock", fs_lock},         {"lstat", fs_lstat},   {"mkdir", fs_mkdir},
-        {"random", fs_random},     {"read", fs_read},     {"remove", fs_remove},
-        {"rename", fs_rename},     {"sha256", fs_sha256}, {"sha256_text", fs_sha256_text},
-        {"stat", fs_stat},         {"sync", fs_sync},     {"walk", fs_walk},
-        {"write", fs_write},       {NULL, NULL},
+        {"absolute", fs_absolute},
+        {"append", fs_append},
+        {"create", fs_create},
+        {"holder", fs_holder},
+        {"last_byte", fs_last_byte},
+        {"list", fs_list},
+        {"lock", fs_lock},
+        {"lstat", fs_lstat},
+        {"mkdir", fs_mkdir},
+        {"random", fs_random},
+        {"read", fs_read},
+        {"remove", fs_remove},
+        {"rename", fs_rename},
+        {"sha256", fs_sha256},
+        {"sha256_text", fs_sha256_text},
+        {"stat", fs_stat},
+        {"sync", fs_sync},
+        {"walk", fs_walk},
+        {"write", fs_write},
+        {NULL, NULL},
     };
     /* A file at the size limit of the process is an error of write(), which append takes back; by
      * default it would kill, behind a torn line. */
     signal(SIGXFSZ, SIG_IGN);
     fs_make_type(L, FD_TYPE, NULL, fd_gc);
     fs_walk_open(L);
-    fs_make_type(L, APPEND_TYPE, append_methods, append_gc);
+    fs_write_open(L);
     fs_make_type(L, LOCK_TYPE, lock_methods, lock_gc);
     luaL_newlib(L, functions);
     return 1;

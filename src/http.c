@@ -8,11 +8,16 @@
  *       body=text | body_file=path | form={ {name=, value=} | {name=, file=, filename=, type=} },
  *       to_file=path,    takes the body of a 2xx answer; nothing else ever touches that file.
  *                        A link is replaced, not followed
+ *       resume_at=N,     a 206 answer goes behind the N bytes that to_file must consist of (a
+ *                        regular file with one name, else ESTALE); any other replaces it. What a
+ *                        206 is a part of, its headers tell: who asked for a range must look
  *       fresh=bool,      a new connection, and never sent twice; the default for POST and PATCH
  *       follow=5,        redirects, of GET and HEAD only; another origin gets none of the headers
+ *       answer_timeout=stall_timeout   between the end of the request and the answer
  *       timeout=none     for the whole transfer }      transfer | nil, message, CODE
  *   client:wait(seconds)   a finished transfer | nil, message, "TIMEOUT"|"INTERRUPTED"|"IDLE"
- *   client:request{...}    starts one and waits for it: transfer | nil, message, CODE
+ *   client:request{...}    starts one and waits for it: transfer | nil, message, CODE, and the
+ *                          transfer when it was one that failed
  *   client:close()         cancels what is in flight
  *   t.status, t.headers (lower-case names, the last value wins), t.body, t.bytes (of the body),
  *   t.error and t.code (nil when a complete answer came, whatever its status), t.tag
@@ -22,7 +27,10 @@
  * (also: shorter than promised), PROTOCOL, TOO_BIG and CANCELLED the server may have acted on it.
  * REDIRECT: refused to follow. URL: refused to start. Errno names: trouble with a local file. With
  * a code there may also be a status, and a part of the body. An answer that announces no length
- * ends where its connection does: HTTP has no way to tell that it was cut. */
+ * ends where its connection does: HTTP has no way to tell that it was cut.
+ *
+ * The stall and answer timeouts count only time in which somebody waited: a process that was
+ * stopped, or busy with other things, looks at its connections before it judges them. */
 #include "obatch.h"
 #include "options.h"
 #include "os.h"
@@ -69,7 +77,8 @@ typedef struct Request {
     size_t body_length;
     bool reads, has_form, has_type, fresh;
     int redirects;
-    double timeout;
+    lua_Integer resume_at;
+    double timeout, answer_timeout;
 } Request;
 
 static void check_form(lua_State *L) {
@@ -95,10 +104,10 @@ static void check_form(lua_State *L) {
 }
 
 /* The request table is at index 2. */
-static Request check_request(lua_State *L) {
-    static const char *const names[] = {"method",    "url",     "headers", "body",
-                                        "body_file", "form",    "to_file", "fresh",
-                                        "follow",    "timeout", "tag",     NULL};
+static Request check_request(lua_State *L, const Client *client) {
+    static const char *const names[] = {
+        "method", "url",       "headers", "body",    "body_file",      "form", "to_file",
+        "fresh",  "resume_at", "follow",  "timeout", "answer_timeout", "tag",  NULL};
     static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", NULL};
     options_check(L, 2, names);
     Request r = {.url = options_string(L, 2, "url"),
@@ -140,7 +149,10 @@ static Request check_request(lua_State *L) {
     r.redirects = (int)options_integer(L, 2, "follow", r.reads ? 5 : 0, 0, 50);
     if (r.redirects > 0 && !r.reads) luaL_error(L, "follow: 0 expected for a %s request", r.method);
     r.fresh = options_boolean(L, 2, "fresh", creates);
+    r.resume_at = options_integer(L, 2, "resume_at", 0, 0, LUA_MAXINTEGER);
+    if (r.resume_at > 0 && !r.to_file) luaL_error(L, "resume_at: there is no to_file");
     r.timeout = seconds_option(L, 2, "timeout", HUGE_VAL);
+    r.answer_timeout = seconds_option(L, 2, "answer_timeout", client->stall_timeout);
     return r;
 }
 
@@ -236,7 +248,7 @@ static void set_headers(lua_State *L, Transfer *t, const Request *r) {
  * nil, message, CODE on top of the stack. */
 static Transfer *start(lua_State *L, Client *client) {
     lua_settop(L, 2);
-    Request r = check_request(L);
+    Request r = check_request(L, client);
     Place place;
     const char *complaint = transfer_check_url(client, r.url, &place);
     if (complaint) {
@@ -248,6 +260,8 @@ static Transfer *start(lua_State *L, Client *client) {
 
     Transfer *t = lua_newuserdatauv(L, sizeof *t, 2);
     *t = (Transfer){.out = -1, .method = r.method, .place = place, .fresh = r.fresh};
+    t->resume_at = r.resume_at;
+    t->answer_timeout = r.answer_timeout;
     t->follow = r.redirects > 0;
     t->redirects = r.redirects;
     luaL_setmetatable(L, TRANSFER);
@@ -357,7 +371,9 @@ static int client_request(lua_State *L) {
         return count;
     }
     if (!t->code) return 1;
-    return obatch_fail(L, t->code, message(t));
+    obatch_fail(L, t->code, message(t));
+    lua_pushvalue(L, 3);
+    return 4;
 }
 
 /* ---- Objects ---- */

@@ -270,17 +270,20 @@ static int close_server(lua_State *L) {
     return 0;
 }
 
-/* httpd.listen{ host="127.0.0.1", port=0, spool=folder, max_body=300 MiB }: server | nil, message,
- * CODE. server.port is the port it got. host is an IP address; bodies above 64 KiB and the files of
- * forms go to the spool folder; a body above max_body is answered with 413. */
+/* httpd.listen{ host="127.0.0.1", port=0, spool=folder, max_body=300 MiB, patience=60 }: server |
+ * nil, message, CODE. server.port is the port it got. host is an IP address; bodies above 64 KiB
+ * and the files of forms go to the spool folder; a body above max_body is answered with 413. A
+ * client that needs more than `patience` seconds, and one for every 1,000 bytes, for its next
+ * request or for its reply is cut off. */
 static int httpd_listen(lua_State *L) {
-    static const char *const known[] = {"host", "port", "spool", "max_body", NULL};
+    static const char *const known[] = {"host", "port", "spool", "max_body", "patience", NULL};
     options_check(L, 1, known);
     lua_settop(L, 1);
     const char *host = options_string(L, 1, "host");
     const char *spool = options_string(L, 1, "spool");
     int port = (int)options_integer(L, 1, "port", 0, 0, 65535);
     lua_Integer max_body = options_integer(L, 1, "max_body", 300 << 20, 0, INT64_MAX / 2);
+    double patience = options_number(L, 1, "patience", 60);
     luaL_argcheck(L, spool, 1, "spool: a folder expected");
     if (!host || strcmp(host, "localhost") == 0) host = "127.0.0.1";
     struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((in_port_t)port)};
@@ -294,8 +297,9 @@ static int httpd_listen(lua_State *L) {
     struct server *server = lua_newuserdatauv(L, sizeof *server, 1);
     *server = (struct server){.watch = -1};
     luaL_setmetatable(L, SERVER);
-    int error = is_v6 ? server_open(server, (void *)&v6, sizeof v6, spool, (uint64_t)max_body)
-                      : server_open(server, (void *)&v4, sizeof v4, spool, (uint64_t)max_body);
+    struct sockaddr *address = is_v6 ? (void *)&v6 : (void *)&v4;
+    socklen_t size = is_v6 ? sizeof v6 : sizeof v4;
+    int error = server_open(server, address, size, spool, (uint64_t)max_body, patience);
     if (error) return obatch_fail_errno(L, name, error);
     lua_createtable(L, 0, 1);
     lua_pushinteger(L, server->port);

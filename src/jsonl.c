@@ -215,7 +215,7 @@ static int reader_at(lua_State *L) {
     const char *path = path_of(L, 1);
     luaL_Buffer buffer;
     luaL_buffinit(L, &buffer);
-    size_t length = 0, block = 4096;
+    size_t length = 0, block = JSONL_BLOCK < 4096 ? JSONL_BLOCK : 4096;
     for (;;) {
         char *to = luaL_prepbuffsize(&buffer, block);
         ptrdiff_t n = lines_pread(lines->fd, to, block, (uint64_t)offset + length);

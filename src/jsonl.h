@@ -8,8 +8,11 @@
 
 #include <lua.h>
 
-/* Reads and writes go in blocks of this size: as fast as larger ones, and faster than mmap. */
-enum { JSONL_BLOCK = 256 * 1024 };
+/* Reads and writes go in blocks of this size: as fast as larger ones, and faster than mmap. The
+ * fuzzer has smaller ones, so that its short files have many. */
+#ifndef JSONL_BLOCK
+#define JSONL_BLOCK (256 * 1024)
+#endif
 
 /* Reads a file line by line through one buffer that grows to the longest line, never beyond
  * max_line. Zeroed and with fd = -1 it is closed. */

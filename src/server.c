@@ -19,13 +19,16 @@ enum {
     FIELD_MAX = 1024 * 1024,        /* a form field without a file name stays in memory */
     CONNECTION_MEMORY = 128 * 1024, /* request line and headers must fit, or 414 and 431 */
     BLOCK = 64 * 1024,              /* how much of a reply is read at a time */
+    SLOWEST = 1000,                 /* bytes that win back a second of the patience */
 };
 
 /* A connection. Belongs to libmicrohttpd's. */
 struct client {
     struct server *server;
     struct MHD_Connection *connection;
-    struct request *request; /* the one that is being received or answered */
+    struct client *next, **link; /* in server->clients */
+    struct request *request;     /* the one that is being received or answered */
+    double deadline;             /* by server->attended */
     int socket;
 };
 
@@ -39,6 +42,22 @@ struct source {
     double rate;    /* bytes per second; 0: no limit */
     double started; /* when the first byte was asked for */
 };
+
+/* ---- patience ---- */
+
+/* The client has all the time again: a connection, a request or a reply begins. */
+static void begin_waiting(struct client *client) {
+    struct server *server = client->server;
+    client->deadline = server->attended + server->patience;
+    if (client->deadline < server->next_cut) server->next_cut = client->deadline;
+}
+
+/* It sends or fetches so many bytes. */
+static void go_on_waiting(struct client *client, size_t bytes) {
+    double most = client->server->attended + client->server->patience;
+    client->deadline += (double)bytes / SLOWEST;
+    if (client->deadline > most) client->deadline = most;
+}
 
 /* ---- requests ---- */
 
@@ -171,7 +190,8 @@ static const char *on_part_data(void *context, const char *data, size_t size) {
 static void receive(struct request *request, const char *data, size_t size) {
     struct server *server = request->server;
     struct content *body = &request->body;
-    if (request->refusal) return;
+    if (request->refusal) return; /* what is thrown away buys no time */
+    go_on_waiting(request->client, size);
     if (size > server->max_body - body->size) {
         refuse_size(request);
     } else if (request->form) {
@@ -204,8 +224,15 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
         client->socket =
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         *socket_context = client;
+        client->next = client->server->clients;
+        client->link = &client->server->clients;
+        if (client->next) client->next->link = &client->next;
+        client->server->clients = client;
+        begin_waiting(client);
         watch(client, EPOLL_CTL_ADD);
     } else if (client) {
+        *client->link = client->next;
+        if (client->next) client->next->link = client->link;
         watch(client, EPOLL_CTL_DEL);
         free(client);
     }
@@ -225,6 +252,7 @@ static enum MHD_Result begin(struct server *server, struct MHD_Connection *conne
     if (!request) return MHD_NO;
     request->client = client;
     client->request = request;
+    begin_waiting(client);
     request->body.fd = -1;
     request->wake = INFINITY;
     request->server = server;
@@ -299,6 +327,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     *request_context = NULL;
     unlink_request(request);
     request->client->request = NULL;
+    begin_waiting(request->client);
     watch(request->client, EPOLL_CTL_MOD); /* another request may follow */
     request->server = NULL;
     request->connection = NULL;
@@ -313,6 +342,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
 /* Goes on with a request: sends its reply, or the next bytes of it, or ends it. */
 static void wake(struct request *request) {
     request->wake = INFINITY;
+    begin_waiting(request->client);
     if (request->response && !request->doomed) {
         request->doomed =
             MHD_queue_response(request->connection, request->status, request->response) != MHD_YES;
@@ -359,6 +389,7 @@ static ssize_t read_source(void *context, uint64_t position, char *buffer, size_
     if (position >= source->end || source->request->doomed)
         return MHD_CONTENT_READER_END_WITH_ERROR;
     if (room > source->end - position) room = (size_t)(source->end - position);
+    go_on_waiting(source->request->client, room);
     if (source->rate > 0) {
         double now = os_clock();
         if (source->started == 0) source->started = now;
@@ -477,6 +508,25 @@ static double wake_due(struct server *server) {
     return next;
 }
 
+/* Cuts off the clients whose time is over: those that are to send, and those that are to fetch. One
+ * whose request waits for its answer, or whose reply sleeps, waits for us. */
+static void cut_off(struct server *server) {
+    if (server->attended < server->next_cut) return;
+    server->next_cut = INFINITY;
+    for (struct client *client = server->clients; client; client = client->next) {
+        const struct request *request = client->request;
+        if (request && request->asleep) continue; /* wake() gives it time */
+        if (client->deadline > server->attended) {
+            if (client->deadline < server->next_cut) server->next_cut = client->deadline;
+            continue;
+        }
+        client->deadline = INFINITY;
+        shutdown(client->socket, SHUT_RDWR);
+        MHD_suspend_connection(client->connection); /* or the end may not be seen: see hung_up() */
+        MHD_resume_connection(client->connection);
+    }
+}
+
 /* Waits until there is something to do, `until` at most. */
 static void wait_for_events(struct server *server, double until) {
     MHD_UNSIGNED_LONG_LONG pending;
@@ -497,14 +547,22 @@ static void wait_for_events(struct server *server, double until) {
 }
 
 struct request *server_take(struct server *server, double deadline) {
+    double before = os_clock();
     for (;;) {
         wake_due(server);
         MHD_run(server->daemon);
         if (obatch_interrupted) return NULL;
         if (server->ready) break;
-        if (os_clock() >= deadline) return NULL;
+        cut_off(server);
+        double now = os_clock();
+        if (now >= deadline) return NULL;
         double due = wake_due(server); /* again: MHD_run() has put replies with a rate to sleep */
+        double cut = now + server->next_cut - server->attended;
+        if (cut < due) due = cut;
         wait_for_events(server, due < deadline ? due : deadline);
+        now = os_clock();
+        server->attended += now - before;
+        before = now;
     }
     struct request *request = server->ready;
     server->ready = request->next_ready;
@@ -540,8 +598,9 @@ static unsigned int connection_limit(void) {
 }
 
 int server_open(struct server *server, struct sockaddr *address, socklen_t size, const char *spool,
-                uint64_t max_body) {
-    *server = (struct server){.max_body = max_body, .watch = -1};
+                uint64_t max_body, double patience) {
+    *server = (struct server){
+        .max_body = max_body, .patience = patience, .next_cut = INFINITY, .watch = -1};
     server->ready_end = &server->ready;
     server->spool = strdup(spool);
     if (!server->spool) return ENOMEM;
@@ -552,8 +611,9 @@ int server_open(struct server *server, struct sockaddr *address, socklen_t size,
     server->port =
         ntohs(address->sa_family == AF_INET6 ? ((struct sockaddr_in6 *)(void *)address)->sin6_port
                                              : ((struct sockaddr_in *)(void *)address)->sin_port);
-    /* Takes fd over. There is no idle timeout: on loopback a dead client closes its socket, and no
-     * client must be cut because the caller took long between two calls of server_take(). */
+    /* Takes fd over. No MHD_OPTION_CONNECTION_TIMEOUT: a byte now and then satisfies it, and it
+     * cuts clients because the caller took long between two calls of server_take(). See cut_off().
+     */
     server->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, server,
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,

@@ -5,6 +5,10 @@
  * connection is suspended from the moment its request is complete until the answer is due, and
  * while a reply with a rate waits for its next bytes.
  *
+ * A client that keeps the server waiting is cut off: with what it has to send, or does not fetch of
+ * its reply. It has `patience` seconds, of which every 1,000 bytes win back one, of the time that
+ * the server has spent in server_take(): a caller that is long away does not count against it.
+ *
  * A client that closes its sending side counts as gone: what it sent completely is still handed
  * out, but a reply that is waiting for its time is dropped.
  *
@@ -42,7 +46,11 @@ struct server {
                 */
     char *spool;
     uint64_t max_body;
+    double patience; /* seconds */
+    double attended; /* seconds spent in server_take() */
+    double next_cut; /* when, by `attended`, the first client may have to be cut off */
     in_port_t port;
+    struct client *clients;             /* every connection */
     struct request *all;                /* every request that has a connection */
     struct request *ready, **ready_end; /* complete and not yet taken, in order of completion */
 };
@@ -88,7 +96,7 @@ struct answer {
 
 /* Listens. 0 or an errno; the server can be closed in any case, and more than once. */
 int server_open(struct server *server, struct sockaddr *address, socklen_t size, const char *spool,
-                uint64_t max_body);
+                uint64_t max_body, double patience);
 
 /* Ends every connection at once, whatever is still to be sent on it. */
 void server_close(struct server *server);

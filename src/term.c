@@ -1,5 +1,5 @@
-/* obatch.term: the terminal and the clock. Whatever waits here wakes up at once when a stop is
- * asked for (see obatch_interrupted). */
+/* obatch.term: the terminal, the clock and the environment. Whatever waits here wakes up at once
+ * when a stop is asked for (see obatch_interrupted). */
 #include "obatch.h"
 #include "options.h"
 #include "os.h"
@@ -87,6 +87,22 @@ static int term_resume(lua_State *L) {
         lua_sethook(lua_tothread(L, -1), NULL, 0, 0);
     }
     lua_pushboolean(L, stays);
+    return 1;
+}
+
+/* ---- the environment ---- */
+
+/* term.take_env(name) -> text | nil. For secrets: the variable is gone then, for the programs that
+ * this one starts and from /proc/PID/environ, which shows the bytes that the process began with. */
+static int term_take_env(lua_State *L) {
+    const char *name = luaL_checkstring(L, 1);
+    luaL_argcheck(L, *name && !strchr(name, '='), 1, "not the name of a variable");
+    size_t length = strlen(name);
+    lua_pushstring(L, getenv(name));
+    for (char **entry = environ; entry && *entry; entry++) /* it may be there more than once */
+        if (strncmp(*entry, name, length) == 0 && (*entry)[length] == '=')
+            explicit_bzero(*entry + length + 1, strlen(*entry + length + 1));
+    unsetenv(name);
     return 1;
 }
 
@@ -321,9 +337,16 @@ int luaopen_obatch_term(lua_State *L) {
                                               {"line", editor_line},  {"__gc", editor_gc},
                                               {"__close", editor_gc}, {NULL, NULL}};
     static const luaL_Reg functions[] = {
-        {"clock", term_clock},   {"editor", term_editor}, {"interrupted", term_interrupted},
-        {"isatty", term_isatty}, {"resume", term_resume}, {"size", term_size},
-        {"sleep", term_sleep},   {"time", term_time},     {NULL, NULL},
+        {"clock", term_clock},
+        {"editor", term_editor},
+        {"interrupted", term_interrupted},
+        {"isatty", term_isatty},
+        {"resume", term_resume},
+        {"size", term_size},
+        {"sleep", term_sleep},
+        {"take_env", term_take_env},
+        {"time", term_time},
+        {NULL, NULL},
     };
     luaL_newmetatable(L, EDITOR_TYPE);
     luaL_setfuncs(L, editor_methods, 0);

@@ -16,7 +16,15 @@ enum {
     BODY_MAX = 64 * 1024 * 1024,  /* a body kept in memory; beyond it the transfer fails */
     ERROR_BODY_MAX = 1024 * 1024, /* what is kept of an answer that to_file does not take */
     RECEIVE_BUFFER = 128 * 1024,
+    /* Seconds: a peer that is gone without a word (a laptop that slept, a router that forgot) is
+     * noticed after the sum of the first and nine times the second, also where nothing is sent. */
+    KEEPALIVE_IDLE = 30,
+    KEEPALIVE_INTERVAL = 10,
 };
+
+/* Nobody turned the client for so many seconds: it was stopped or busy, and silence in that time is
+ * none of the connection's. */
+static const double LONGEST_TURN = 1;
 
 /* A file that is being sent. It is opened at once, so that a wrong name is known at once. */
 typedef struct Source {
@@ -176,8 +184,21 @@ static size_t on_header(char *line, size_t size, size_t count, void *user) {
     return size * count;
 }
 
+/* Opens what an earlier transfer has left, to go on behind it. */
+static bool open_rest(Transfer *t) {
+    struct stat about;
+    t->out = open(t->to_file, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (t->out < 0 || fstat(t->out, &about) != 0 || lseek(t->out, t->resume_at, SEEK_SET) < 0)
+        fail_errno(t, t->to_file, errno);
+    else if (!S_ISREG(about.st_mode) || about.st_nlink != 1 || about.st_size != t->resume_at)
+        transfer_fail(t, "ESTALE", "%s: is not the file of %lld bytes that is to be gone on with",
+                      t->to_file, (long long)t->resume_at);
+    return !t->code;
+}
+
 static bool open_out(Transfer *t) {
     if (t->out >= 0) return true;
+    if (t->resume_at > 0 && status_of(t) == 206) return open_rest(t);
     int error = os_create(t->to_file, &t->out);
     if (error == EEXIST) { /* a device takes it as it is */
         t->out = open(t->to_file, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
@@ -240,12 +261,16 @@ CURLcode transfer_prepare(Transfer *t, const Client *client) {
     SET(CURLOPT_SSL_VERIFYPEER, 1L); /* the defaults, and there is no way to change them */
     SET(CURLOPT_SSL_VERIFYHOST, 2L);
     SET(CURLOPT_PROTOCOLS_STR, "http,https");
+    SET(CURLOPT_PATH_AS_IS, 1L); /* an id of ".." must not lead to another path */
     /* With HTTP/2, one lost connection takes every transfer on it along, and libcurl silently
      * repeats a refused stream. */
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     SET(CURLOPT_CONNECTTIMEOUT_MS, (long)(wait * 1000) + 1);
     SET(CURLOPT_USERAGENT, client->user_agent);
     SET(CURLOPT_NOSIGNAL, 1L);
+    SET(CURLOPT_TCP_KEEPALIVE, 1L);
+    SET(CURLOPT_TCP_KEEPIDLE, (long)KEEPALIVE_IDLE);
+    SET(CURLOPT_TCP_KEEPINTVL, (long)KEEPALIVE_INTERVAL);
     SET(CURLOPT_QUICK_EXIT, 1L); /* do not wait for a resolver thread that nobody needs any more */
     SET(CURLOPT_BUFFERSIZE, (long)RECEIVE_BUFFER);
     SET(CURLOPT_FRESH_CONNECT, (long)t->fresh);
@@ -438,11 +463,21 @@ static void land(Transfer *t, CURLcode result) {
     t->state = FINISHED;
 }
 
+/* Whether libcurl has taken the whole body. Its last part may still be on its way. */
+static bool all_taken(const Transfer *t) {
+    for (const Source *s = t->sources; s; s = s->next)
+        if (s->offset < s->size) return false;
+    return true;
+}
+
 /* libcurl's own low-speed limit counts whole seconds and takes one byte in two seconds for none. */
 static void enforce_clocks(Client *client) {
-    double time = os_clock();
+    double time = os_clock(), unseen = time - client->turned_at;
+    client->turned_at = time;
+    if (unseen < LONGEST_TURN) unseen = 0;
     for (Transfer *t = client->flying, *next; t; t = next) {
         next = t->next;
+        t->moved_at = t->moved_at + unseen < time ? t->moved_at + unseen : time;
         curl_off_t received = 0;
         long head = 0;
         curl_easy_getinfo(t->easy, CURLINFO_SIZE_UPLOAD_T, &t->uploaded);
@@ -452,11 +487,14 @@ static void enforce_clocks(Client *client) {
             t->moved = t->uploaded + received + head; /* until sent, the connect timeout watches */
             t->moved_at = time;
         }
-        bool stalled = time - t->moved_at >= client->stall_timeout;
+        bool waits = t->sent && !t->has_head && all_taken(t);
+        double most = waits ? t->answer_timeout : client->stall_timeout;
+        bool stalled = time - t->moved_at >= most;
         if (!stalled && time < t->deadline) continue;
         transfer_fail(t, "TIMEOUT", "%s: %s", t->where,
-                      stalled ? "nothing moved for the stall timeout"
-                              : "not complete within the timeout");
+                      stalled && waits ? "no answer within the answer timeout"
+                      : stalled        ? "nothing moved for the stall timeout"
+                                       : "not complete within the timeout");
         land(t, CURLE_OPERATION_TIMEDOUT);
     }
 }

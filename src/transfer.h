@@ -32,12 +32,14 @@ typedef struct Transfer {
     bool sent;     /* libcurl was about to write the request to a connection */
     bool has_head; /* the final answer's headers are complete */
     char *to_file;
-    int out; /* to_file once it is open, else -1 */
+    curl_off_t resume_at; /* where a 206 answer goes on in to_file, else 0 */
+    int out;              /* to_file once it is open, else -1 */
     char *body;
     size_t body_length, body_room;
     curl_off_t received, uploaded; /* bytes of the bodies */
     curl_off_t moved;              /* bytes of any kind, and when that last grew */
     double moved_at, deadline;
+    double answer_timeout; /* seconds without a byte between the whole request and the answer */
     long status;
     const char *code; /* NULL, or why there is no complete answer */
     char *error;      /* its words; NULL when there was no memory for them */
@@ -49,6 +51,7 @@ typedef struct Client {
     Transfer *flying, *finished;
     char *user_agent;
     double connect_timeout, stall_timeout; /* seconds */
+    double turned_at;                      /* when client_turn() last looked */
     bool allow_plain_http;
 } Client;
 

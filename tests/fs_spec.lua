@@ -362,12 +362,131 @@ describe("fs", function()
       assert.equal("ENOSPC", code)
     end)
 
+    it("goes through no symbolic link, with or without a target", function()
+      support.write(dir.path .. "/victim", "precious")
+      os.execute(("cd %s && ln -s victim l && ln -s nowhere m"):format(dir.path))
+      for _, name in ipairs { "l", "m" } do
+        for _, when in ipairs { "", "later" } do
+          local file, message, code = fs.append(dir.path .. "/" .. name, when)
+          assert.same({ nil, "ELOOP" }, { file, code })
+          assert.matches("cannot append to " .. dir.path .. "/" .. name .. ": ", message, 1, true)
+        end
+      end
+      assert.equal("precious", fs.read(dir.path .. "/victim"))
+      assert.same({ "l", "m", "victim" }, fs.list(dir.path))
+    end)
+
     it("a file whose folder is missing is a failure, not a file elsewhere", function()
       assert.equal("ENOENT", select(3, fs.append(dir.path .. "/none/j")))
     end)
   end)
 
+  describe("create", function()
+    it("gathers texts and other files, and says what they are together", function()
+      local long = ("long"):rep(50000)
+      support.write(dir.path .. "/whole", "one\ntwo\n")
+      support.write(dir.path .. "/cut", long .. "\nthree")
+      support.write(dir.path .. "/empty", "")
+      local file <close> = assert(fs.create(dir.path .. "/f"))
+      assert.is_true(file:write("a", "", 1, "\n"))
+      assert.same({ 8, true }, { file:copy(dir.path .. "/whole") })
+      assert.same({ 0, true }, { file:copy(dir.path .. "/empty") })
+      assert.same({ #long + 6, false }, { file:copy(dir.path .. "/cut") })
+      assert.is_true(file:write(long))
+      assert.is_nil(fs.stat(dir.path .. "/f"))
+      local content = "a1\none\ntwo\n" .. long .. "\nthree" .. long
+      assert.same({ bytes = #content, sha256 = fs.sha256_text(content) }, file:commit())
+      assert.is_true(fs.read(dir.path .. "/f") == content)
+      assert.same({ "cut", "empty", "f", "whole" }, fs.list(dir.path))
+      assert.has_error(function() file:write("x") end)
+      assert.is_true(file:close())
+    end)
+
+    it("leaves nothing when it is closed before it was whole, and the old file as it was", function()
+      support.write(dir.path .. "/f", "old")
+      do
+        local file <close> = assert(fs.create(dir.path .. "/f"))
+        assert.is_true(file:write("new"))
+        assert.same({ "f", "f.part" }, fs.list(dir.path))
+      end
+      assert.same({ "f" }, fs.list(dir.path))
+      assert.equal("old", fs.read(dir.path .. "/f"))
+    end)
+
+    it("goes through no link that lies in its way", function()
+      for _, name in ipairs { "f", "f.part" } do
+        support.write(dir.path .. "/victim", "precious")
+        os.execute(("cd %s && rm -f f && ln -s victim %s"):format(dir.path, name))
+        local file <close> = assert(fs.create(dir.path .. "/f"))
+        assert.is_true(file:write("new"))
+        assert.equal(3, file:commit().bytes)
+        assert.equal("precious", fs.read(dir.path .. "/victim"))
+        assert.equal("file", fs.lstat(dir.path .. "/f").type)
+      end
+    end)
+
+    it("a file that could not be written to its end never gets its name", function()
+      local code, out, err = run(dir.path, [[
+        local file <close> = assert(fs.create(dir .. "/f"))
+        print(file:write(("x"):rep(100000)))
+        print(file:write("y"))
+        print(file:copy(dir .. "/script.lua"))
+        print(file:commit())]], "ulimit -f 8")
+      assert.equal("", err)
+      assert.equal(0, code)
+      assert.equal(("nil\tcannot write %s/f: File too large\tEFBIG\n"):format(dir.path):rep(4), out)
+      assert.same({ "script.lua" }, fs.list(dir.path))
+    end)
+
+    it("what cannot be read is named, and spoils what it was to be part of", function()
+      local file <close> = assert(fs.create(dir.path .. "/f"))
+      assert.same({ n = 3, nil, ("cannot open %s/none: No such file or directory"):format(dir.path), "ENOENT" },
+        table.pack(file:copy(dir.path .. "/none")))
+      assert.same({ n = 3, nil, ("cannot read %s: Is a directory"):format(dir.path), "EISDIR" },
+        table.pack(file:copy(dir.path)))
+      assert.equal("EISDIR", select(3, file:commit()))
+      assert.same({}, fs.list(dir.path))
+      assert.equal("ENOENT", select(3, fs.create(dir.path .. "/none/f")))
+    end)
+  end)
+
+  it("last_byte tells a file that was cut off", function()
+    for content, last in pairs { [""] = "", ["a\n"] = "\n", ["a"] = "a", ["a\0"] = "\0" } do
+      support.write(dir.path .. "/f", content)
+      assert.equal(last, fs.last_byte(dir.path .. "/f"))
+    end
+    assert.equal("ENOENT", select(3, fs.last_byte(dir.path .. "/none")))
+  end)
+
   describe("lock", function()
+    it("is not taken through a symbolic link", function()
+      support.write(dir.path .. "/victim", "precious")
+      os.execute(("ln -s victim %s/lock"):format(dir.path))
+      assert.equal("ELOOP", select(3, fs.lock(dir.path .. "/lock")))
+      assert.equal("precious", fs.read(dir.path .. "/victim"))
+    end)
+
+    it("has a holder that can be asked for, which changes nothing", function()
+      local path = dir.path .. "/lock"
+      assert.same({ n = 1 }, table.pack(fs.holder(path)))
+      assert.is_nil(fs.stat(path))
+      do
+        local lock <close> = assert(fs.lock(path))
+        assert.truthy(lock)
+        local host, pid = fs.read(path):match("^(%S+) (%d+)\n$")
+        assert.equal(("pid %s on host %s"):format(pid, host), fs.holder(path))
+      end
+      assert.same({ n = 1 }, table.pack(fs.holder(path)))
+    end)
+
+    it("that a dead process has left is nobody's", function()
+      support.write(dir.path .. "/lock", "somehost 999999999\n")
+      assert.is_nil(fs.holder(dir.path .. "/lock"))
+      local lock <close> = assert(fs.lock(dir.path .. "/lock"))
+      assert.truthy(lock)
+      assert.is_falsy(fs.read(dir.path .. "/lock"):find("999999999", 1, true))
+    end)
+
     it("excludes a second holder in the same process until it is closed", function()
       local path = dir.path .. "/lock"
       local first = assert(fs.lock(path))

@@ -248,6 +248,39 @@ describe("time", function()
     assert.equal(40, #assert(client:request { url = url "slow" }).body) -- 2 seconds
   end)
 
+  it("may be longer for the answer to a whole request, and only for that", function()
+    support.write(folder.path .. "/large", ("x"):rep(16 * MEGABYTE))
+    local form = { { name = "file", file = folder.path .. "/large" } }
+    local client <close> = http.client { stall_timeout = 0.3 }
+    local asked = { method = "POST", url = url "mull?gate=answer", answer_timeout = 60, form = form }
+    assert(client:start(asked))
+    assert.equal("TIMEOUT", (select(3, client:wait(2)))) -- still in flight
+    assert(http.client():request { url = url "wake?gate=answer" })
+    assert.equal(200, assert(client:wait()).status)
+    assert.equal("TIMEOUT", (failure(client, { method = "POST", url = url "deaf", form = form, answer_timeout = 60 })))
+    local _, message = failure(http.client(), { method = "POST", url = url "stall", body = "x", answer_timeout = 0.3 })
+    assert.match("no answer within the answer timeout", message)
+    failure(client, { url = url "stall-body", answer_timeout = 60 }) -- the answer has begun
+  end)
+
+  it("in which the process was stopped is not held against the connection", function()
+    local script, pid_file = folder.path .. "/stopped.lua", folder.path .. "/pid"
+    support.write(script, ([[
+      local client <close> = require "obatch.http".client { stall_timeout = 2 }
+      client:start { url = "%s" }
+      client:wait(0.2)
+      local fs = require "obatch.fs"
+      fs.write("%s", fs.read("/proc/self/stat"):match("%%d+"))
+      local t = client:wait()
+      print(t.code, t.status)]]):format(url "mull?gate=stopped", pid_file))
+    local program <close> = assert(io.popen(("%s run %s"):format(support.quote(support.binary), script)))
+    while not fs.stat(pid_file) do os.execute("sleep 0.05") end
+    assert(os.execute(("kill -STOP %s && sleep 4 && kill -CONT %s"):format(support.read(pid_file),
+      support.read(pid_file))))
+    assert(http.client():request { url = url "wake?gate=stopped" })
+    assert.equal("nil\t200\n", program:read("a"))
+  end)
+
   it("for the whole transfer can be limited", function()
     local client <close> = http.client()
     assert.equal("TIMEOUT", (failure(client, { url = url "slow", timeout = 0.3 })))
@@ -371,6 +404,48 @@ describe("to_file", function()
     end
   end)
 
+  it("with resume_at takes a 206 behind what is there, and any other 2xx from the start", function()
+    local client <close> = http.client()
+    local path = folder.path .. "/resumed"
+    support.write(path, "hello ")
+    local t = assert(client:request { url = url "part", to_file = path, resume_at = 6 })
+    assert.same({ 206, 5, "bytes 6-10/11" }, { t.status, t.bytes, t.headers["content-range"] })
+    assert.equal("hello world", support.read(path))
+    assert(client:request { url = url "ok", to_file = path, resume_at = 11 })
+    assert.equal("hello", support.read(path))
+    assert.equal(502, assert(client:request { url = url "html", to_file = path, resume_at = 5 }).status)
+    assert.equal("hello", support.read(path))
+    assert(client:request { url = url "part", to_file = path })
+    assert.equal("world", support.read(path))
+  end)
+
+  it("with resume_at keeps the part of a part that came, and tells what the answer said", function()
+    local client <close> = http.client()
+    local path = folder.path .. "/resumed"
+    support.write(path, "hello ")
+    local none, _, code, t = client:request { url = url "short-part", to_file = path, resume_at = 6 }
+    assert.same({ nil, "CLOSED", 206, 2 }, { none, code, t.status, t.bytes })
+    assert.equal("bytes 6-10/11", t.headers["content-range"])
+    assert.equal("hello wo", support.read(path))
+  end)
+
+  it("with resume_at adds nothing to what is not the file that was begun", function()
+    local client <close> = http.client()
+    local path, victim = folder.path .. "/resumed", folder.path .. "/victim"
+    support.write(victim, "hello ")
+    for code, command in pairs { ELOOP = "ln -s VICTIM PATH", ENOENT = "true", EISDIR = "mkdir PATH" } do
+      assert(os.execute(("rm -rf PATH && " .. command):gsub("%u%u%u%u+", { PATH = path, VICTIM = victim })))
+      assert.equal(code, (failure(client, { url = url "part", to_file = path, resume_at = 6 })))
+    end
+    for _, command in ipairs { "ln VICTIM PATH", "printf hello >PATH", "printf 'hello, w' >PATH", "mkfifo PATH" } do
+      assert(os.execute(("rm -rf PATH && " .. command):gsub("%u%u%u%u+", { PATH = path, VICTIM = victim })))
+      local code, message = failure(client, { url = url "part", to_file = path, resume_at = 6 })
+      assert.is_true(code == "ESTALE" or code == "ENXIO", code)
+      assert.matches(path, message, 1, true)
+    end
+    assert.equal("hello ", support.read(victim))
+  end)
+
   it("fails with the file's name and the system's code when it cannot be written", function()
     local client <close> = http.client()
     local code, message = failure(client, { url = url "ok", to_file = "/dev/full" })
@@ -458,6 +533,7 @@ describe("misuse", function()
       { url = base, follow = -1 }, { url = base, follow = "far" }, { url = base, follow = 0.5 },
       { url = base, method = "POST", follow = 1 }, { url = base, timeout = 0 },
       { url = base, timeout = 0 / 0 }, { url = base, fresh = 1 }, { url = base, to_file = 1 },
+      { url = base, resume_at = 1 }, { url = base, to_file = "x", resume_at = -1 }, { url = base, answer_timeout = 0 },
     } do
       assert.has_error(function() client:start(request) end)
     end

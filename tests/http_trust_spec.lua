@@ -29,7 +29,8 @@ describe("TLS", function()
   it("names a bundle that cannot be read", function()
     local code, message = child({ CURL_CA_BUNDLE = "/nowhere.pem" }, [[
       local client <close> = http.client()
-      return select(2, client:request { url = ("https://localhost:%d/ok"):format(ports.tls) })]])
+      local _, message, code = client:request { url = ("https://localhost:%d/ok"):format(ports.tls) }
+      return message, code]])
     assert.match("/nowhere.pem", code)
     assert.equal("TLS", message)
   end)

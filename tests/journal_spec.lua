@@ -61,6 +61,8 @@ end)
 for name, torn in pairs {
   ["half an event"] = '{"event":"cre', ["an event without its newline"] = '{"event":"created"}',
   ["zeros"] = ("\0"):rep(5000), ["a lone bracket"] = "{",
+  ["zeros where a block was, and the rest of the event"] = ("\0"):rep(700) .. '3,"time":1795000000}\n',
+  ["an event that zeros end"] = '{"event":"created","batch_id"' .. ("\0"):rep(90),
 } do
   it("a torn last line is dropped, and what is recorded next stands on a line of its own: " .. name, function()
     session("one", "two")
@@ -85,6 +87,7 @@ it("a damaged line before the last is an error that names it, and nothing is cha
     damage '{"event":"one"}\n{ nonsense }\n{"event":"three"}\n')
   assert.matches("journal.jsonl:2: ", damage '{"event":"one"}\n\n{"event":"three"}\n', 1, true)
   assert.matches("journal.jsonl:1: ", damage '\0\0\0\0\n{"event":"three"}\n', 1, true)
+  assert.matches("journal.jsonl:2: ", damage '{"event":"one"}\n\0\0\n{"event":"three"}\n{"event":"fo', 1, true)
 end)
 
 it("a last line that is whole and damaged is an error too: it had been confirmed", function()
@@ -106,6 +109,15 @@ it("a journal that cannot be read or written is an error of the disk", function(
   log, message, code = journal.open(path)
   assert.same({ nil, "EISDIR" }, { log, code })
   assert.matches(path, message, 1, true)
+end)
+
+it("a journal is not looked for behind a symbolic link when it is written", function()
+  support.write(dir.path .. "/elsewhere", "")
+  assert(os.execute(("ln -s elsewhere %s"):format(support.quote(path))))
+  local log, message, code = journal.open(path)
+  assert.same({ nil, "ELOOP" }, { log, code })
+  assert.matches(path, message, 1, true)
+  assert.equal("", support.read(dir.path .. "/elsewhere"))
 end)
 
 it("an event that cannot be written is not believed, and leaves no torn line", function()

@@ -137,6 +137,18 @@ class Connection:
         self.reply()
         self.used_up = True
 
+    def do_mull(self, query, body):
+        """Takes the whole request, and thinks about it until "/wake"."""
+        gates.setdefault(query.get("gate"), threading.Event()).wait()
+        self.reply()
+
+    def do_part(self, query, body):
+        self.reply(b"world", "206 Partial Content", "Content-Range: bytes 6-10/11\r\n")
+
+    def do_short_part(self, query, body):
+        self.send("HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\nContent-Range: bytes 6-10/11\r\n\r\nwo")
+        raise Left
+
     def do_reset(self, query, body):
         self.reset()
 

@@ -1,6 +1,7 @@
 -- What the sandbox does wrong on purpose: the grammar of the faults, and each of them over HTTP.
 local faults = require "obatch.sandbox.faults"
 local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
 local sandbox_client = require "sandbox_client"
 local support = require "support"
 
@@ -25,6 +26,19 @@ describe("the fault grammar", function()
     assert.equal("0", fired("content: status=500", 1))
   end)
 
+  it("lets a rule fire as long as there is a file", function()
+    local dir <close> = support.tmpdir()
+    local rules = assert(faults.parse(("upload: status=500 while=%s/on first=2"):format(dir.path)))
+    local function status() return rules:request("upload").status end
+    assert.is_nil(status())
+    support.write(dir.path .. "/on", "")
+    assert.equal(500, status())
+    os.remove(dir.path .. "/on")
+    assert.is_nil(status())
+    support.write(dir.path .. "/on", "")
+    assert.same({ 500 }, { status(), status() }) -- what passed did not count
+  end)
+
   it("names what it does not understand", function()
     for spec, complaint in pairs {
       ["uploads: status=500"] = "known place",
@@ -36,6 +50,8 @@ describe("the fault grammar", function()
       ["batches: expire=2"] = "share",
       ["results: to=elsewhere"] = "output or error",
       ["limits: tokens=5 first=1"] = 'no word "first"',
+      ["file: count=some"] = "offset",
+      ["content: etag=strong"] = "weak or changing or none",
     } do
       local rules, message = faults.parse(spec)
       assert.is_nil(rules, spec)
@@ -44,7 +60,9 @@ describe("the fault grammar", function()
   end)
 
   it("documents every place and word it accepts", function()
-    for _, name in ipairs { "should-retry", "metadata", "unlisted", "truncated", "tokens=N", "hidden=S" } do
+    for _, name in ipairs { "should-retry", "metadata", "unlisted", "truncated", "tokens=N", "hidden=S", "while=FILE",
+      "longer=BYTES", "count=BYTES", "etag=weak", "range=wrong", "long=BYTES", "taken=M", "creations=N", "per=S",
+      "storage=BYTES" } do
       assert.truthy(faults.help:find(name, 1, true), name)
     end
   end)
@@ -106,6 +124,58 @@ describe("faults on endpoints", function()
       local t = client:call("GET", "/files/" .. file .. "/content")
       assert.equal("CLOSED", t.code)
       assert.equal(table.concat(lines(1, 50), "\n") .. "\n", client:content(file))
+    end)
+  end)
+
+  it("answer with less or more than there is, in good HTTP", function()
+    with({ "--faults", [[
+      file: truncate=9 first=1; file: longer=2 first=1; file: truncate=0 first=1; file: status=200 body=html first=1
+      file: count=-3 first=1
+      content: truncate=9 first=1; content: longer=2 first=1; content: status=200 body=empty first=1]] },
+      function(client)
+        local text = table.concat(lines(1, 2), "\n") .. "\n"
+        local id = client:upload(text)
+        local function get(path)
+          local t = client:call("GET", "/files/" .. id .. path)
+          assert.same({ 200 }, { t.status, t.code })
+          assert.equal(#t.body, tonumber(t.headers["content-length"]))
+          return t.body
+        end
+        local cut, long, empty, html, less, whole = get "", get "", get "", get "", get "", get ""
+        assert.equal(whole:sub(1, 9), cut)
+        assert.equal(whole .. "xx", long)
+        assert.equal("", empty)
+        assert.truthy(html:find("^<html>"))
+        assert.same({ #text - 3, #text }, { json.get(less, "/bytes"), json.get(whole, "/bytes") })
+        assert.equal(text:sub(1, 9), get "/content")
+        assert.equal(text .. "xx", get "/content")
+        assert.equal("", get "/content")
+        assert.equal(text, get "/content")
+      end)
+  end)
+
+  it("give parts of a content that nothing proves to be of one piece", function()
+    with({ "--range", "--faults", [[
+      content: etag=weak first=2; content: etag=changing first=2; content: etag=none first=1
+      content: range=wrong first=1]] }, function(client)
+      local text = table.concat(lines(1, 2), "\n") .. "\n"
+      local path = "/files/" .. client:upload(text) .. "/content"
+      local function get(headers)
+        headers.Authorization = "Bearer x"
+        return (client:call("GET", path, { headers = headers }))
+      end
+      local weak = get({}).headers.etag
+      assert.truthy(weak:find('^W/"'))
+      assert.equal(200, get({ Range = "bytes=5-", ["If-Range"] = weak }).status)
+      local first = get({}).headers.etag
+      local t = get { Range = "bytes=5-", ["If-Range"] = first }
+      assert.equal(200, t.status)
+      assert.is_not_equal(first, t.headers.etag)
+      assert.is_nil(get({}).headers.etag)
+      t = get { Range = "bytes=5-" }
+      assert.same({ 206, text:sub(5), ("bytes 4-%d/%d"):format(#text - 1, #text) },
+        { t.status, t.body, t.headers["content-range"] })
+      assert.equal(text:sub(6), get({ Range = "bytes=5-" }).body)
     end)
   end)
 
@@ -179,6 +249,21 @@ describe("faults on results", function()
       assert.equal(11, count(ledger(box)))
       local again = client:run { line("id-10") }
       assert.equal("1 1 0", counts(again))
+    end)
+  end)
+
+  it("put a long line behind the others, which takes no room in the sandbox's folder", function()
+    with({ "--faults", "results: long=3000000000 id=id-2; results: long=5 id=id-3" }, function(client, box)
+      local batch = client:run(lines(1, 3))
+      assert.equal("3 3 0", counts(batch))
+      local path = box.dir .. "/files/" .. batch.output_file_id
+      local sizes = {}
+      for result in assert(jsonl.scan(path, { id = "/custom_id" })) do sizes[#sizes + 1] = result.length end
+      assert.same({ 3, 2999999999 }, { #sizes, math.max(table.unpack(sizes)) })
+      local _, file = client:call("GET", "/files/" .. batch.output_file_id)
+      assert.is_true(file.bytes > 3000000000)
+      local _, used = support.shell("du -k " .. support.quote(path))
+      assert.is_true(tonumber(used:match("^%d+")) < 1000, used)
     end)
   end)
 
@@ -287,6 +372,75 @@ describe("faults on batches and files", function()
     with({ "--large-files", "upload", "--faults", "limits: bytes=100" }, function(client)
       local _, reply = client:upload(lines(1, 3))
       assert.equal("File is too large.", reply.error.message)
+    end)
+  end)
+end)
+
+describe("limits of the service", function()
+  it("refuse a batch for the tokens that other people's work has enqueued", function()
+    local tokens = (#line("id-1") + 3) // 4 * 3
+    with({ "--faults", ("limits: tokens=%d taken=%d for=1.5"):format(tokens, tokens - 1) }, function(client)
+      local file = client:upload(lines(1, 2))
+      local batch = client:ended(client:create(file).id)
+      assert.equal("token_limit_exceeded", batch.errors.data[1].code)
+      assert.truthy(batch.errors.data[1].message:find("Limit: " .. tokens .. " enqueued", 1, true))
+      repeat batch = client:ended(client:create(file).id) until batch.status ~= "failed"
+      assert.equal("completed", batch.status)
+    end)
+  end)
+
+  it("let so many batches be created in a time", function()
+    with({ "--faults", "limits: creations=2 per=1000" }, function(client, box)
+      local file = client:upload(lines(1, 1))
+      assert.equal("batch", client:create(file).object)
+      client:create(file, { endpoint = "/v1/nonsense" }) -- refused before it counts
+      assert.equal("batch", client:create(file).object)
+      local reply, t = client:create(file)
+      assert.same({ 429, "rate_limit_exceeded" }, { t.status, reply.error.code })
+      local wait = tonumber(t.headers["retry-after"])
+      assert.is_true(wait > 900 and wait <= 1000, wait)
+      assert.equal(2, #select(2, client:call("GET", "/batches")).data)
+      assert.equal(200, (client:call("GET", "/files/" .. file)).status)
+      local log = support.read(box.dir .. "/requests.jsonl")
+      assert.truthy(log:find('"status":429', 1, true))
+    end)
+    with({ "--faults", "limits: creations=1 per=0.3" }, function(client)
+      local file = client:upload(lines(1, 1))
+      client:create(file)
+      local created
+      repeat created = client:create(file).id until created
+    end)
+  end)
+
+  it("refuse an upload beyond the storage quota until files are deleted", function()
+    local size = #line("id-1") + 1
+    with({ "--faults", "limits: storage=" .. 2 * size }, function(client)
+      local first = client:upload(lines(1, 1))
+      assert.truthy(client:upload(lines(2, 2)))
+      local _, reply, t = client:upload(lines(3, 3))
+      assert.equal(400, t.status)
+      assert.truthy(reply.error.message:find("storage quota", 1, true))
+      local _, upload = client:call("POST", "/uploads", { json = { filename = "a.jsonl", purpose = "batch", bytes = size,
+        mime_type = "application/jsonl" } })
+      local _, part = client:call("POST", "/uploads/" .. upload.id .. "/parts",
+        { form = { { name = "data", value = line("id-1") .. "\n", filename = "blob" } } })
+      _, reply = client:call("POST", "/uploads/" .. upload.id .. "/complete",
+        { json = { part_ids = json.array { part.id } } })
+      assert.truthy(reply.error.message:find("storage quota", 1, true))
+      client:call("DELETE", "/files/" .. first)
+      assert.truthy(client:upload(lines(3, 3)))
+    end)
+    with({ "--faults", ("limits: storage=%d; files: expire=0 first=1"):format(size) }, function(client)
+      client:upload(lines(1, 1)) -- has expired
+      assert.truthy(client:upload(lines(1, 1)))
+    end)
+  end)
+
+  it("keep results for as long as the batch asked", function()
+    with({}, function(client)
+      local batch = client:run(lines(1, 1), { output_expires_after = { anchor = "created_at", seconds = 7200 } })
+      local _, file = client:call("GET", "/files/" .. batch.output_file_id)
+      assert.equal(7200, file.expires_at - file.created_at)
     end)
   end)
 end)

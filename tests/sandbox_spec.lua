@@ -104,6 +104,24 @@ describe("the API", function()
     assert.equal(404, (client:call("POST", "/batches/x")).status)
   end)
 
+  it("refuses what is no text, wherever it stands, and goes on", function()
+    local function status(path, form)
+      local reply, decoded = client:call(form and "POST" or "GET", path, { form = form })
+      return { reply.status, decoded and decoded.error.message }
+    end
+    local refused = { 400, "The request is not UTF-8 text." }
+    local content = { name = "file", value = "{}", filename = "a.jsonl" }
+    assert.same(refused, status("/files/%ff"))
+    assert.same(refused, status("/files?purpose=%ff"))
+    assert.same(refused, status("/files?%ff=1"))
+    assert.same(refused, status("/files", { { name = "purpose", value = "\xff" }, content }))
+    assert.same(refused, status("/files", { { name = "\xff", value = "x" }, content }))
+    content.filename = "\xff.jsonl"
+    assert.same(refused, status("/files", { { name = "purpose", value = "batch" }, content }))
+    assert.equal(200, (client:call("GET", "/files")).status)
+    assert.truthy(support.read(box.dir .. "/requests.jsonl"):find("/v1/files/%FF", 1, true))
+  end)
+
   it("answers an upload with the whole file object", function()
     local id, file = client:upload(lines(1, 1))
     assert.truthy(id:find("^file%-"))
@@ -386,6 +404,15 @@ describe("how a batch ends", function()
       assert.equal(0, batch.usage.total_tokens)
       local _, by_id = client:results(batch.error_file_id)
       assert.equal("c", by_id["id-2"].response.body.error.code)
+    end)
+  end)
+
+  it("well, when a model writes its line over several", function()
+    local dir <close> = support.tmpdir()
+    local model = model_file(dir, [[return { raw = '{"custom_id":\n"' .. request.custom_id .. '"\r\n}\n' }]])
+    with({ "--model", model }, function(client)
+      local list, by_id = client:results(client:run(lines(1, 2)).output_file_id)
+      assert.same({ 2, "id-2" }, { #list, by_id["id-2"].custom_id })
     end)
   end)
 

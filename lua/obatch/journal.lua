@@ -10,14 +10,17 @@ local journal = {}
 
 --- The events in a journal's text, and the number of bytes that hold whole lines; nil and the
 --- message for a damaged line. A last line without its newline is what a crash leaves of an event
---- that was never confirmed.
+--- that was never confirmed. So is a last line with NUL bytes, newline or not: after a power cut, blocks
+--- that had not reached the disk are read as zeros, and JSON text holds none.
 local function replay(path, content)
   local events, position, number = {}, 1, 0
   while true do
     local stop = content:find("\n", position, true)
     if not stop then return events, position - 1 end
+    local line = content:sub(position, stop - 1)
+    if stop == #content and line:find("\0", 1, true) then return events, position - 1 end
     number = number + 1
-    local event, problem, at = json.decode(content:sub(position, stop - 1))
+    local event, problem, at = json.decode(line)
     if type(event) ~= "table" or type(event.event) ~= "string" then
       return nil, ("%s:%d: byte %d: %s. The journal is damaged; restore it from a copy, or delete this line "
         .. "if you know that what it said is not needed"):format(path, number, at or 1, problem or "not an event")
@@ -25,6 +28,15 @@ local function replay(path, content)
     events[number] = event
     position = stop + 1
   end
+end
+
+--- The events of a journal, to be looked at only, and whether its last line is torn; nil, message, CODE.
+function journal.read(path)
+  local content, message, code = fs.read(path)
+  if not content then return nil, message, code end
+  local events, whole = replay(path, content)
+  if not events then return nil, whole, "DAMAGED" end
+  return events, whole < #content
 end
 
 --- Opens the journal for appending and drops a torn last line. Returns it and its events; or nil,

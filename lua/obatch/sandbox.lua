@@ -15,6 +15,7 @@ local fs = require "obatch.fs"
 local httpd = require "obatch.httpd"
 local json = require "obatch.json"
 local term = require "obatch.term"
+local text = require "obatch.text"
 
 -- Seconds of work on the batches between two looks at the clients.
 local WORK = 0.02
@@ -29,11 +30,11 @@ local error_types = {
   [504] = "server_error",
 }
 
--- A reply with the error envelope; `problem` as in obatch.sandbox.files.
+-- A reply with the error envelope; `problem` as in obatch.sandbox.files, with `headers` where it has some.
 local function refusal(problem)
   local function or_null(value) return value == nil and json.null or value end
   return {
-    status = problem.status,
+    status = problem.status, headers = problem.headers,
     value = {
       error = {
         message = problem.message, type = problem.type or error_types[problem.status] or "invalid_request_error",
@@ -54,9 +55,9 @@ end
 
 -- The JSON body of a request | nil, reply.
 local function json_body(req)
-  local text = req:text()
-  if text == "" then return {} end
-  local body = text and json.decode(text)
+  local content = req:text()
+  if content == "" then return {} end
+  local body = content and json.decode(content)
   if type(body) ~= "table" or json.is_array(body) then
     return nil, refusal { status = 400, message = "The body of the request is not a JSON object." }
   end
@@ -104,10 +105,10 @@ end
 
 -- Handlers of /files/{id}...: the file is there.
 local function with_file(handler)
-  return function(self, req, id)
+  return function(self, req, id, fault)
     local record = self.files:find(id)
     if not record then return not_found("No such File object: " .. id, "id") end
-    return handler(self, req, record)
+    return handler(self, req, record, fault)
   end
 end
 
@@ -132,7 +133,7 @@ local function byte_range(header, size)
   return first, last
 end
 
-handlers.content = with_file(function(self, req, record)
+handlers.content = with_file(function(self, req, record, fault)
   local size = record.object.bytes
   local reply = {
     file = self.files:path(record.object.id), offset = 0, length = size,
@@ -140,10 +141,14 @@ handlers.content = with_file(function(self, req, record)
   }
   if not self.options.range then return reply end
   local etag = ('"%s"'):format(record.object.id)
-  reply.headers["Accept-Ranges"], reply.headers.ETag = "bytes", etag
+  if fault.etag == "changing" then etag = ('"%s"'):format(fs.random(8)) end
+  if fault.etag == "weak" then etag = "W/" .. etag end
+  reply.headers["Accept-Ranges"], reply.headers.ETag = "bytes", fault.etag ~= "none" and etag or nil
   local condition = req.headers["if-range"]
-  if not req.headers.range or condition and condition ~= etag then return reply end
+  -- A weak tag proves nothing about bytes (RFC 9110, 13.1.5).
+  if not req.headers.range or condition and (condition ~= etag or fault.etag) then return reply end
   local first, last = byte_range(req.headers.range, size)
+  if first and fault.range then first = math.max(0, first - 1) end
   if first then
     reply.status, reply.offset, reply.length = 206, first, last - first + 1
     reply.headers["Content-Range"] = ("bytes %d-%d/%d"):format(first, last, size)
@@ -252,12 +257,47 @@ local function fault_reply(fault)
   return reply
 end
 
+-- Gives a reply another body than it should have: shorter, longer, or with a count that is wrong.
+local function distort(reply, fault)
+  local value = reply.value
+  if fault.count and value and math.type(value.bytes) == "integer" then
+    reply.value = {}
+    for name, field in pairs(value) do reply.value[name] = field end
+    reply.value.bytes = value.bytes + fault.count
+  end
+  if not (fault.truncate or fault.longer) then return end
+  if reply.file and fault.truncate then
+    reply.length = math.min(reply.length, fault.truncate)
+    return
+  end
+  local whole = reply.body or reply.value and json.encode(reply.value)
+    or assert(fs.read(reply.file, reply.offset + reply.length)):sub(reply.offset + 1, reply.offset + reply.length)
+  reply.body, reply.value, reply.file, reply.offset, reply.length =
+    whole:sub(1, fault.truncate) .. ("x"):rep(fault.longer or 0), nil, nil, nil, nil
+end
+
+-- Whether all that a client may name is Unicode text, as everything must be that goes into a reply or a record.
+local function is_text(req)
+  local function all(map)
+    for name, value in pairs(map or {}) do
+      if not utf8.len(name) then return false end
+      if type(value) == "string" and not utf8.len(value) then return false end
+      if type(value) == "table" and not (utf8.len(value.filename or "") and utf8.len(value.type or "")) then
+        return false
+      end
+    end
+    return true
+  end
+  return utf8.len(req.path) and utf8.len(req.method) and all(req.query) and all(req.form)
+end
+
 -- The reply to a request, before its headers are completed, and the fault it met (or nil).
 local function answer(self, req)
   if not (req.headers.authorization or ""):find("^[Bb]earer%s+%S") then
     return refusal { status = 401, code = "invalid_api_key",
       message = "There is no API key: send one as 'Authorization: Bearer KEY'." }
   end
+  if not is_text(req) then return refusal { status = 400, message = "The request is not UTF-8 text." } end
   local endpoint, id = find_route(req)
   if not endpoint then
     return not_found(("Invalid URL (%s %s)"):format(req.method, req.path))
@@ -265,8 +305,9 @@ local function answer(self, req)
   local fault = self.faults:request(endpoint)
   local replaced = fault.status or fault.quota or fault.drop or fault.stall
   local reply
-  if not replaced or fault.late then reply = handlers[endpoint](self, req, id) end
+  if not replaced or fault.late then reply = handlers[endpoint](self, req, id, fault) end
   if replaced then reply = (fault.status or fault.quota) and fault_reply(fault) or { value = {} } end
+  distort(reply, fault)
   reply.drop, reply.stall = fault.drop, fault.stall
   reply.cut, reply.rate, reply.delay = fault.cut, fault.rate, fault.delay
   return reply, fault
@@ -275,7 +316,8 @@ end
 -- The words of the rule that a request met, for the log.
 local function describe(fault)
   local words = {}
-  for _, name in ipairs { "status", "quota", "drop", "stall", "late", "cut", "rate", "delay" } do
+  for _, name in ipairs { "status", "quota", "drop", "stall", "late", "cut", "rate", "delay", "truncate", "longer",
+    "count", "etag", "range" } do
     local value = fault[name]
     if value then words[#words + 1] = value == true and name or ("%s=%s"):format(name, value) end
   end
@@ -293,8 +335,8 @@ local function serve(self, req)
   end
   local answered = not (reply.drop or reply.stall)
   assert(self.log:write(json.encode {
-    time = term.time(), method = req.method, path = req.path, status = answered and reply.status or 0,
-    fault = fault and describe(fault) or "",
+    time = term.time(), method = text.printable(req.method), path = text.printable(req.path),
+    status = answered and reply.status or 0, fault = fault and describe(fault) or "",
   }, "\n"))
   self.log:flush()
   local good, message, code = req:reply(reply)
@@ -305,6 +347,7 @@ end
 --- Starts listening. options:
 --   dir         where the state is kept; going on from what is there
 --   port        0: a free one
+--   host        the address to listen on; nil: this machine only
 --   faults      from obatch.sandbox.faults
 --   seed        of everything random, an integer
 --   range       true: file content can be had in ranges
@@ -319,7 +362,9 @@ function sandbox.open(options)
   self.lock, message, code = fs.lock(options.dir .. "/lock")
   if not self.lock then return nil, message, code end
   for _, name in ipairs(assert(fs.list(spool))) do assert(fs.remove(spool .. "/" .. name)) end
-  self.server, message, code = httpd.listen { port = options.port, spool = spool, max_body = files.max_body }
+  self.server, message, code = httpd.listen {
+    host = options.host, port = options.port, spool = spool, max_body = files.max_body,
+  }
   if not self.server then return nil, message, code end
   self.port = self.server.port
   self.log = assert(io.open(options.dir .. "/requests.jsonl", "ab"))

@@ -2,21 +2,14 @@
  * a newline, and the body, which is parsed whole, byte by byte, and in pieces that depend on its
  * bytes; the pieces also go through spooled contents, in memory while they are few and then in
  * files. */
+#include "fuzz.h"
 #include "multipart.h"
 #include "spool.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 enum { IN_MEMORY = 64 };
-
-static void require_that(bool truth, const char *claim) {
-    if (truth) return;
-    fprintf(stderr, "not true: %s\n", claim);
-    abort();
-}
 
 /* All that a parser told, one text after the other, each behind its size. */
 struct story {
@@ -128,8 +121,6 @@ static char spool[] = "/tmp/multipart_fuzz-XXXXXX";
 static void remove_spool(void) {
     rmdir(spool); /* it is empty, unless something is wrong */
 }
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static bool started;

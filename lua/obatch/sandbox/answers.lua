@@ -46,15 +46,29 @@ local function usage_of(request, answer)
   return { prompt = prompt, completion = completion, reasoning = reasoning, total = prompt + completion }
 end
 
+--- Of what differs from line to line, nothing is random and nothing is the time of day: the same seed,
+--- custom_id and number of asking give the same bytes, so that what a run makes of its answers can be
+--- compared with what another run made of them. A function(prefix, n) -> prefix and 2n hex digits.
+local function identity(custom_id, asked, seed)
+  return function(prefix, n)
+    return prefix .. fs.sha256_text(("%s\0%s\0%s\0%s"):format(seed, asked, custom_id, prefix)):sub(1, 2 * n)
+  end
+end
+
+--- When a line says that it was made: some second of 2026-01-01, by the same rule.
+local function made_at(name)
+  return 1767225600 + tonumber(name("", 3), 16) % 86400
+end
+
 local function or_null(value) return value == nil and json.null or value end
 
 local shapes = {}
 
-shapes["/v1/chat/completions"] = function(request, answer, usage, now)
+shapes["/v1/chat/completions"] = function(request, answer, usage, name)
   local finish = answer.finish_reason
     or answer.incomplete and (answer.incomplete == "content_filter" and "content_filter" or "length")
   return {
-    id = "chatcmpl-" .. fs.random(14), object = "chat.completion", created = now, model = request.body.model,
+    id = name("chatcmpl-", 14), object = "chat.completion", created = made_at(name), model = request.body.model,
     choices = json.array { {
       index = 0, logprobs = json.null, finish_reason = finish or "stop",
       message = {
@@ -74,9 +88,9 @@ shapes["/v1/chat/completions"] = function(request, answer, usage, now)
   }
 end
 
-shapes["/v1/completions"] = function(request, answer, usage, now)
+shapes["/v1/completions"] = function(request, answer, usage, name)
   return {
-    id = "cmpl-" .. fs.random(14), object = "text_completion", created = now, model = request.body.model,
+    id = name("cmpl-", 14), object = "text_completion", created = made_at(name), model = request.body.model,
     choices = json.array { {
       index = 0, text = answer.content or "", logprobs = json.null,
       finish_reason = answer.finish_reason or "stop",
@@ -87,12 +101,12 @@ end
 
 local incomplete_reasons = { length = "max_output_tokens", content_filter = "content_filter" }
 
-shapes["/v1/responses"] = function(request, answer, usage, now)
+shapes["/v1/responses"] = function(request, answer, usage, name)
   local output, content = json.array {}, json.array {}
   local reason = answer.incomplete or incomplete_reasons[answer.finish_reason]
   local status = answer.failed and "failed" or reason and "incomplete" or "completed"
   if usage.reasoning > 0 then
-    output[1] = { id = "rs_" .. fs.random(16), type = "reasoning", summary = json.array {} }
+    output[1] = { id = name("rs_", 16), type = "reasoning", summary = json.array {} }
   end
   if answer.refusal then
     content[1] = { type = "refusal", refusal = answer.refusal }
@@ -105,12 +119,12 @@ shapes["/v1/responses"] = function(request, answer, usage, now)
   end
   if #content > 0 then
     output[#output + 1] = {
-      id = "msg_" .. fs.random(16), type = "message", role = "assistant", content = content,
+      id = name("msg_", 16), type = "message", role = "assistant", content = content,
       status = status == "completed" and "completed" or "incomplete",
     }
   end
   return {
-    id = "resp_" .. fs.random(16), object = "response", created_at = now, model = request.body.model,
+    id = name("resp_", 16), object = "response", created_at = made_at(name), model = request.body.model,
     status = status, output = output, error = or_null(answer.failed),
     incomplete_details = reason and { reason = reason } or json.null,
     usage = {
@@ -137,10 +151,10 @@ shapes["/v1/embeddings"] = function(request, _, usage)
   }
 end
 
-shapes["/v1/moderations"] = function(request, _, usage)
+shapes["/v1/moderations"] = function(request, _, usage, name)
   usage.prompt, usage.completion, usage.total = 0, 0, 0
   return {
-    id = "modr-" .. fs.random(12), model = request.body.model,
+    id = name("modr-", 12), model = request.body.model,
     results = json.array { { flagged = false, categories = {}, category_scores = {} } },
   }
 end
@@ -158,10 +172,11 @@ end
 
 --- The line for an answer: { text = the line | nil when there is none, to = "output" | "error",
 -- twice = true?, usage = { prompt =, completion =, reasoning =, total = } | nil when nothing was used }.
--- `now` is the time in whole seconds.
-function answers.line(request, answer, now)
+-- `asked` is how often it has been asked, `seed` that of the sandbox.
+function answers.line(request, answer, asked, seed)
   if answer.missing then return { to = "output" } end
-  local line = { id = "batch_req_" .. fs.random(16), custom_id = request.custom_id, error = json.null }
+  local name = identity(request.custom_id, asked, seed)
+  local line = { id = name("batch_req_", 16), custom_id = request.custom_id, error = json.null }
   local status, usage = answer.status or 200, nil
   if answer.error then
     line.response, line.error = json.null, answer.error
@@ -174,14 +189,14 @@ function answers.line(request, answer, now)
       local shape = shapes[request.url]
       if shape then
         usage = usage_of(request, answer)
-        body = shape(request, answer, usage, now)
+        body = shape(request, answer, usage, name)
       else
         status = 400
         answer.body_error = { message = "The sandbox has no answers for " .. request.url .. "." }
       end
     end
     if status >= 400 and not answer.empty_body then body = error_body(status, answer.body_error or {}) end
-    line.response = { status_code = status, request_id = status == 0 and "" or fs.random(16), body = body }
+    line.response = { status_code = status, request_id = status == 0 and "" or name("", 16), body = body }
   end
   local good = not answer.error and status == 200
   return {
@@ -191,11 +206,11 @@ function answers.line(request, answer, now)
 end
 
 --- The line of a request that was never run: `code` is batch_expired or batch_cancelled.
-function answers.not_run(custom_id, code)
+function answers.not_run(custom_id, code, seed)
   local message = code == "batch_expired"
     and "This request could not be executed before the completion window expired."
     or "This request was not executed because the batch was cancelled."
-  return answers.line({ custom_id = custom_id }, { error = { code = code, message = message } }).text
+  return answers.line({ custom_id = custom_id }, { error = { code = code, message = message } }, code, seed).text
 end
 
 return answers

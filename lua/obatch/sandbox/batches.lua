@@ -65,10 +65,28 @@ local function no_usage()
   }
 end
 
+-- When a batch was created.
+local function born(record) return record.born or record.object.created_at end
+
+-- What the limit of creations says now: nil, or a problem.
+local function too_many(self)
+  local most, rule = self.faults:limit("creations")
+  if not most then return nil end
+  local now, seconds = term.time(), rule.per or 3600
+  local nth = self.store.order[#self.store.order + 1 - most] -- when that one is out of the window, there is room
+  local wait = most == 0 and seconds or nth and born(nth) + seconds - now or 0
+  if wait <= 0 then return nil end
+  return { status = 429, code = "rate_limit_exceeded", headers = { ["Retry-After"] = ("%d"):format(math.ceil(wait)) },
+    message = ("Rate limit reached for batch creations: limit %d. Please try again in %ds."):format(
+      most, math.ceil(wait)) }
+end
+
 --- POST /batches: the batch's record | nil, problem.
 function Batches:create(body)
   local keep, problem = validation.creation(body)
   if keep == nil then return nil, problem end
+  problem = too_many(self)
+  if problem then return nil, problem end
   local input = self.files:find(body.input_file_id)
   if not input and self.options.missing_input == "400" then
     return nil, { status = 400, param = "file_id", message = validation.file_not_found(body.input_file_id).message }
@@ -82,7 +100,7 @@ function Batches:create(body)
   local created = math.floor(now)
   local fault = self.faults:batch()
   local record = self.store:add {
-    entered = now, fault = fault, input_seen = input ~= nil, keep = keep or nil,
+    born = now, entered = now, fault = fault, input_seen = input ~= nil, keep = keep or nil,
     unlisted_until = fault.unlisted and now + fault.unlisted,
     object = {
       id = "batch_" .. fs.random(16), object = "batch", endpoint = body.endpoint, errors = json.null,
@@ -183,9 +201,14 @@ local function fail(self, record, entries)
   self:enter(record, "failed")
 end
 
--- The tokens that other batches with this model have enqueued.
+-- The tokens that other batches with this model have enqueued; those of other people's work, too.
 local function enqueued(self, model)
+  local _, rule = self.faults:limit("tokens")
   local tokens = 0
+  if rule and rule.taken then
+    local first = self.store.order[1]
+    if term.time() < born(first) + (rule["for"] or math.huge) then tokens = rule.taken end
+  end
   for other in pairs(self.tasks) do
     if other.object.model == model then tokens = tokens + other.tokens end
   end
@@ -230,19 +253,46 @@ end
 local Results = {}
 Results.__index = Results
 
-function Results:put(name, line)
+-- Makes sure of the file `name`.
+local function begin(self, name)
   if not self.writers[name] then
     self.ids[name] = files.new_id()
     self.writers[name] = assert(jsonl.create(self.files:path(self.ids[name]),
       { max_lines = math.maxinteger, max_bytes = math.maxinteger }))
   end
-  assert(self.writers[name]:raw(line))
+end
+
+function Results:put(name, line)
+  begin(self, name)
+  assert(self.writers[name]:raw((line:gsub("[\r\n]+", " ")))) -- a model's own line may be written over several
+end
+
+--- A line of so many bytes. It takes no room on the disk: what it holds was never written.
+function Results:put_long(name, custom_id, bytes)
+  begin(self, name)
+  self.long[#self.long + 1] = { name = name, head = ('{"custom_id":%s,"pad":"'):format(json.encode(custom_id)),
+    bytes = bytes }
+end
+
+-- Writes the long lines of a file of `size` bytes behind what it has; returns the size it then has.
+local function add_long(self, name, size)
+  local file <close> = assert(io.open(self.files:path(self.ids[name]), "r+b"))
+  for _, line in ipairs(self.long) do
+    if line.name == name then
+      assert(file:seek("set", size))
+      assert(file:write(line.head))
+      size = size + math.max(line.bytes, #line.head + 3)
+      assert(file:seek("set", size - 3))
+      assert(file:write('"}\n'))
+    end
+  end
+  return size
 end
 
 -- Makes files of what was written. Returns the output's and the error file's id, json.null for none.
 function Results:publish(record)
   for name, writer in pairs(self.writers) do
-    local size = assert(writer:commit()).bytes
+    local size = add_long(self, name, assert(writer:commit()).bytes)
     -- A file ends where its record says, whatever is on the disk: here, within its last line.
     if record.fault.truncated and name == "output" then size = size - 20 end
     self.files:add_result(self.ids[name], ("%s_%s.jsonl"):format(record.object.id, name), size, record.keep)
@@ -289,7 +339,7 @@ local function run_request(self, record, results, line, custom_id)
   else -- legal JSON that cannot be decoded: a lone surrogate
     answer = { status = 400, body_error = { message = "The request has a string that is not Unicode text." } }
   end
-  local result = answers.line(request, spoil(answer, fault), math.floor(term.time()))
+  local result = answers.line(request, spoil(answer, fault), asked, self.options.seed)
 
   local counts, usage, used = object.request_counts, object.usage, result.usage
   local counted = result.to == "output" and "completed" or "failed"
@@ -302,6 +352,7 @@ local function run_request(self, record, results, line, custom_id)
   end
   local text = result.text
   if not text then return end
+  if fault.long then return results:put_long(result.to, custom_id, fault.long) end
   if fault.garbage then text = text:sub(1, #text // 2) end
   if fault["no-id"] then text = assert(json.set(text, "/custom_id", '""')) end
   results:put(result.to, text)
@@ -365,13 +416,14 @@ function Batches:live(record)
     return
   end
 
-  local results <close> = setmetatable({ files = self.files, writers = {}, ids = {} }, Results)
+  local results <close> = setmetatable({ files = self.files, writers = {}, ids = {}, long = {} }, Results)
   local index <close> = assert(jsonl.index(self.files:path(object.input_file_id), "/custom_id"))
   local left = run_requests(self, record, index, results)
   local expired = fault.expire ~= nil and object.status ~= "cancelling"
   if expired or not self.options.no_cancelled_lines then
     for _, ordinal in ipairs(left) do
-      results:put("error", answers.not_run(index:id(ordinal), expired and "batch_expired" or "batch_cancelled"))
+      results:put("error", answers.not_run(index:id(ordinal), expired and "batch_expired" or "batch_cancelled",
+        self.options.seed))
       coroutine.yield()
     end
   end

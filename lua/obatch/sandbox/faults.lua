@@ -1,4 +1,6 @@
 --- The sandbox's misbehaviour on purpose.
+local fs = require "obatch.fs"
+
 local faults = {}
 
 --- The grammar, as `obatch sandbox --help` shows it.
@@ -9,17 +11,22 @@ The first rule of a place that fires decides, so rules in a row make a sequence:
 
 When (no word: always). A rule counts what reaches it:
   first=N  after=N (not the first N)  every=K (each K-th)  chance=P (0 to 1, see --seed)
+  while=FILE (as long as there is such a file: create it and remove it)
 
 upload list_files file delete_file content create_batch list_batches batch cancel
 create_upload add_part complete_upload cancel_upload, or * for all of them:
   status=CODE       answer with this HTTP error; with it:
     code=WORD         the error's code             quota           429, insufficient_quota
     retry-after=S     Retry-After, seconds         retry-after-ms=MS
-    should-retry=true|false   x-should-retry       body=html|empty not the JSON envelope
+    should-retry=true|false   x-should-retry       body=html|empty not JSON (with 200, too)
   drop              close the connection without an answer
   stall             never answer, keep the connection open
   late              with status, drop, stall: do what was asked, lose only the answer
   cut=BYTES         promise the whole body, send so much of it, close
+  truncate=BYTES    promise and send only so much  longer=BYTES    so much more than there is
+  count=BYTES       the file object claims so many more bytes (less: -BYTES)
+  etag=weak|changing|none, range=wrong   content with --range: no proof that it is the same;
+                    another part than the one that was asked for
   rate=BYTES        send so much a second          delay=S         wait before answering
 results (one line each):
   status=CODE       the model's endpoint said so (0 too); body=empty; to=output|error
@@ -27,6 +34,7 @@ results (one line each):
   missing           no line                        duplicate       the line twice
   unknown           one more line, for a custom_id nobody sent
   garbage           half a line                    no-id           custom_id ""
+  long=BYTES        a line of so many bytes instead, most of them NUL; it comes last
   asked=N, id=ID    only the N-th answer for a custom_id; only this custom_id
 batches (one batch each):
   validating=S in_progress=S finalizing=S cancelling=S   how long it stays so
@@ -40,22 +48,27 @@ batches (one batch each):
 files (one upload each):
   hidden=S          not found for so long          expire=S        expires so soon
 limits (always):
-  tokens=N          enqueued tokens per model (a request counts its bytes / 4)
+  tokens=N          enqueued tokens per model (a request counts its bytes / 4); of them
+    taken=M for=S     others use M, for S seconds from the first batch on
+  creations=N       batches an hour, then 429 with Retry-After; per=S   seconds, not an hour
+  storage=BYTES     of all files together; an upload beyond it is refused
   requests=N        per batch, not 50,000          bytes=N         per input file, not 209,715,200]]
 
 -- The words of each place, by what their values are: a flag has none, a share is from 0 to 1, a
--- status from 200 to 599, a list names the values there are.
-local when_words = { first = "integer", after = "integer", every = "integer", chance = "share" }
+-- status from 200 to 599, a list names the values there are; only an offset may be below 0.
+local when_words = { first = "integer", after = "integer", every = "integer", chance = "share", ["while"] = "text" }
 local endpoint_words = {
   status = "status", code = "text", quota = "flag", ["retry-after"] = "number",
   ["retry-after-ms"] = "number", ["should-retry"] = { "true", "false" }, body = { "html", "empty" },
   drop = "flag", stall = "flag", late = "flag", cut = "integer", rate = "integer", delay = "number",
+  truncate = "integer", longer = "integer", count = "offset", etag = { "weak", "changing", "none" },
+  range = { "wrong" },
 }
 local words = {
   results = {
     status = "integer", error = "text", missing = "flag", duplicate = "flag", unknown = "flag",
     garbage = "flag", ["no-id"] = "flag", body = { "empty" }, to = { "output", "error" },
-    asked = "integer", id = "text",
+    asked = "integer", id = "text", long = "integer",
   },
   batches = {
     validating = "number", in_progress = "number", finalizing = "number", cancelling = "number",
@@ -64,7 +77,10 @@ local words = {
     ["null-output"] = "flag", ordered = "flag", truncated = "flag",
   },
   files = { hidden = "number", expire = "number" },
-  limits = { tokens = "integer", requests = "integer", bytes = "integer" },
+  limits = {
+    tokens = "integer", taken = "integer", ["for"] = "number", creations = "integer", per = "number",
+    storage = "integer", requests = "integer", bytes = "integer",
+  },
 }
 for name in ([[* upload list_files file delete_file content create_batch list_batches batch cancel
     create_upload add_part complete_upload cancel_upload]]):gmatch("%S+") do
@@ -82,6 +98,7 @@ local function value(kind, text)
     return nil
   end
   local number = tonumber(text)
+  if kind == "offset" then return math.tointeger(number) end
   if not number or number < 0 or kind == "share" and number > 1 then return nil end
   if kind == "status" and (number < 200 or number > 599) then return nil end
   if kind == "integer" or kind == "status" then return math.tointeger(number) end
@@ -121,6 +138,7 @@ function faults.parse(spec)
 end
 
 local function fires(rule)
+  if rule["while"] and not fs.stat(rule["while"]) then return false end
   rule.reached = rule.reached + 1
   local n = rule.reached - (rule.after or 0)
   if n < 1 or rule.every and n % rule.every ~= 0 or rule.first and rule.fired >= rule.first
@@ -158,10 +176,11 @@ function Faults:batch() return pick(self, "batches") end
 
 function Faults:file() return pick(self, "files") end
 
---- A limit: "tokens" (nil: none), "requests", "bytes" (nil: the service's own).
+--- A limit: "tokens", "creations", "storage" (nil: none), "requests", "bytes" (nil: the service's own).
+--- Second, the rule that sets it.
 function Faults:limit(name)
   for _, rule in ipairs(self.rules.limits or nothing) do
-    if rule[name] then return rule[name] end
+    if rule[name] then return rule[name], rule end
   end
 end
 

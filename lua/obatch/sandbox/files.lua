@@ -88,6 +88,23 @@ end
 --- The size from which a batch refuses its input file, in bytes.
 function Files:max_input() return self.faults:limit("bytes") or 209715200 end
 
+-- The bytes of all files together.
+local function stored(self)
+  local bytes = 0
+  for _, record in ipairs(self.files.order) do
+    if self:find(record.object.id) then bytes = bytes + record.object.bytes end
+  end
+  return bytes
+end
+
+-- What a storage quota says to a file of `size` bytes: true | nil, problem. (The words are a guess.)
+local function check_storage(self, size)
+  local quota = self.faults:limit("storage")
+  if not quota or stored(self) + size <= quota then return true end
+  return problem(("You have exceeded your file storage quota of %d bytes. Please delete files that you no longer "
+    .. "need."):format(quota))
+end
+
 --- Where the bytes of a file are.
 function Files:path(id) return self.files:path(id) end
 
@@ -133,6 +150,7 @@ function Files:create(req)
   if wrong then return nil, wrong end
   local filename = part.filename or "file"
   local good, refusal = check_content(self, form.purpose, filename, part.path, part.size)
+  if good then good, refusal = check_storage(self, part.size) end
   if not good then return nil, refusal end
 
   local id = new_id()
@@ -254,6 +272,7 @@ function Files:complete_upload(id, body)
   end
   assert(whole:close())
   local good, refusal = check_content(self, object.purpose, object.filename, path .. ".part", total)
+  if good then good, refusal = check_storage(self, total) end
   if not good then
     assert(fs.remove(path .. ".part"))
     return nil, refusal
