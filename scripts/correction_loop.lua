@@ -4,13 +4,17 @@
 -- Whatever stops this, the same command goes on where it was. What a good answer is and what
 -- happens to a bad one is decided in lua/obatch/policy.lua; --policy changes it.
 
+local budget = require "obatch.budget"
 local cli = require "obatch.cli"
 local fs = require "obatch.fs"
+local jsonl = require "obatch.jsonl"
 local loop = require "obatch.loop"
 local openai = require "obatch.openai"
 local policy = require "obatch.policy"
 local progress = require "obatch.progress"
 local request = require "obatch.request"
+local submission = require "obatch.submission"
+local tokens = require "obatch.tokens"
 
 local parser = cli.parser("correction_loop", "Sends a file of Batch API requests, judges every answer, and resends "
   .. "exactly what failed, until each request has a good answer or a recorded reason why not.")
@@ -29,6 +33,8 @@ parser:option("--max-requests", "Requests per batch."):argname("N")
 parser:option("--max-bytes", "Bytes per batch."):argname("N")
   :default(tostring(request.MAX_BYTES)):convert(cli.positive_integer)
 parser:flag("--dry-run", "Check requests and policy, say what a new job would send, send nothing.")
+budget.options(parser)
+submission.options(parser, true)
 openai.options(parser)
 parser:epilog [[
 Example:
@@ -45,11 +51,20 @@ local args = parser:parse { ... }
 local rules, message = policy.load(args.policy)
 if not rules then return cli.fail(2, "%s", message) end
 
+local ceilings
+ceilings, message = budget.from_options(args)
+if not ceilings then return cli.fail(2, "%s", message) end
+
 local summary, faults = request.check_file(args.original_requests, args.max_requests, args.max_bytes)
 if not summary then
   for _, fault in ipairs(faults) do io.stderr:write(fault, "\n") end
   return cli.fail(2, "%s cannot be sent: %d fault%s, listed above; nothing was submitted", args.original_requests,
     #faults, #faults == 1 and "" or "s")
+end
+
+for _, group in ipairs(summary.groups) do
+  local ok, unpriced = ceilings:check_model(group.model)
+  if not ok then return cli.fail(2, "%s", unpriced) end
 end
 
 local function describe_plan()
@@ -58,8 +73,25 @@ local function describe_plan()
       group.url, group.batches, group.batches == 1 and "" or "es"))
   end
 end
+--- What the requests may take, and how many of them the budget lets through.
+local function describe_cost()
+  local purse, count, fitting, tokens_in, tokens_out, cost = ceilings:purse(), 0, 0, 0, 0, 0
+  local reader <close> = assert(jsonl.open(args.original_requests))
+  for line in reader:lines() do
+    local _, model = request.group(line.text)
+    local input, limit = tokens.request(line.text, model)
+    local estimate_in, estimate_out, usd = purse:estimate(model, input, limit)
+    tokens_in, tokens_out, cost = tokens_in + estimate_in, tokens_out + estimate_out, cost and usd and cost + usd
+    count = count + 1
+    if purse:take(model, input, limit) then fitting = fitting + 1 end
+  end
+  print(("about %d tokens in and %d out%s"):format(tokens_in, tokens_out,
+    cost and (": about %.2f USD by the prices of %s"):format(cost, ceilings.prices.as_of) or ""))
+  if fitting < count then print(("the budget lets %d of %d requests through"):format(fitting, count)) end
+end
 if args.dry_run then
   describe_plan()
+  describe_cost()
   print("dry run: nothing was submitted")
   return 0
 end
@@ -74,16 +106,17 @@ if not api then return cli.fail(2, "%s", problem) end
 local result, reason, code = loop.run {
   base_dir = args.base_dir, original = args.original_requests, initial_ids = args.initial_ids, rules = rules,
   api = api, log = log, progress = progress_line, poll_wait = args.poll_wait, max_iterations = args.max_iterations,
-  max_requests = args.max_requests, max_bytes = args.max_bytes,
+  max_requests = args.max_requests, max_bytes = args.max_bytes, budget = ceilings,
+  delete_remote = args.delete_remote_files, output_expires_after = args.output_expires_after,
 }
 progress_line:close()
 if not result then return cli.stopped(reason, code) end
 
 -- ---------------------------------------------------------------- the end
 
-local report = { result.table, "",
-  ("%d requests: %d have a good answer, %d given up, %d left"):format(result.requests, result.valid, result.given_up,
-    result.left) }
+local report = result.iterations > 0 and { result.table, "" } or {}
+report[#report + 1] = ("%d requests: %d have a good answer, %d given up, %d left"):format(result.requests, result.valid,
+  result.given_up, result.left)
 local function file_line(name, what) report[#report + 1] = ("  %s/%-28s %s"):format(args.base_dir, name, what) end
 file_line("final_results.jsonl", "one good result line per request, as received")
 file_line("corrected_results.json", "custom_id -> answer")
@@ -92,13 +125,16 @@ if result.left > 0 then
   report[#report + 1] = result.stop_reason and ("stopped: %s"):format(result.stop_reason)
     or ("%d are left after %d iterations: a higher --max-iterations goes on with them"):format(result.left,
       result.iterations)
-  file_line(("iteration_%d/unresolved_iteration_%d.jsonl"):format(result.iterations, result.iterations),
-    "what is left")
+  if result.iterations > 0 then
+    file_line(("iteration_%d/unresolved_iteration_%d.jsonl"):format(result.iterations, result.iterations),
+      "what has no good answer yet")
+  end
 end
 local text = table.concat(report, "\n") .. "\n"
 io.write(text)
 local ok, why, errno = fs.write(args.base_dir .. "/final_correction_log.txt", text)
 if not ok then return cli.stopped(why, errno) end
 
+if result.is_over then return cli.fail(1, "stopped: %s", result.stop_reason) end
 if result.stop_reason and result.left > 0 then return cli.stopped(result.stop_reason) end
 return (result.given_up > 0 or result.left > 0) and 3 or 0

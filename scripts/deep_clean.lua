@@ -7,6 +7,7 @@
 -- (lua/obatch/detectors.lua, cleaning.lua; --rules changes them). The text that was there stays as
 -- IMAGE.txt.before until --purge.
 
+local budget = require "obatch.budget"
 local cleaning = require "obatch.cleaning"
 local cli = require "obatch.cli"
 local detectors = require "obatch.detectors"
@@ -20,6 +21,7 @@ local prompt = require "obatch.prompt"
 local records = require "obatch.records"
 local request = require "obatch.request"
 local sidecar = require "obatch.sidecar"
+local submission = require "obatch.submission"
 local term = require "obatch.term"
 local text = require "obatch.text"
 local texts = require "obatch.texts"
@@ -53,6 +55,8 @@ parser:option("--poll-wait", "Seconds at most between two looks at the batches."
   :argname("SECONDS"):default("60"):convert(cli.seconds)
 parser:flag("--dry-run", "Say what would be sent; send nothing.")
 parser:flag("--purge", "Remove the kept IMAGE.txt.before files, and do nothing else.")
+budget.options(parser)
+submission.options(parser, true)
 openai.options(parser)
 parser:epilog [[
 Each run of the command asks once for each text; an answer that is not good
@@ -86,6 +90,12 @@ if not ready then return cli.fail(2, "%s", problem) end
 policy.attempts.invalid = 1 -- unless the policy file says more: attempts are counted over the runs
 local rules, message = policy.load(args.policy)
 if not rules then return cli.fail(2, "%s", message) end
+
+local ceilings
+ceilings, message = budget.from_options(args)
+if not ceilings then return cli.fail(2, "%s", message) end
+local is_priced, unpriced = ceilings:check_model(args.model)
+if not is_priced then return cli.fail(2, "%s", unpriced) end
 
 local prompt_file = args.prompt_file or cli.home .. "/scripts/deep_clean_prompt.txt"
 local template, fault = fs.read(prompt_file)
@@ -280,12 +290,13 @@ local function finish(run)
   current = run
   for _, item in ipairs(run.items) do tried[records.real_path(item.path)] = true end
   local result, reason, errno = run:run { rules = rules, api = api, log = log, progress = line,
-    poll_wait = args.poll_wait, max_iterations = MAX_ITERATIONS }
+    poll_wait = args.poll_wait, max_iterations = MAX_ITERATIONS, budget = ceilings,
+    delete_remote = args.delete_remote_files, output_expires_after = args.output_expires_after }
   if not result then return nil, reason, errno end
   local ends, ok
   ends, reason, errno = mending.store(run, mend)
   if not ends then return nil, reason, errno end
-  if result.stop_reason and result.left > 0 then return nil, result.stop_reason end
+  if result.stop_reason and result.left > 0 and not result.is_over then return nil, result.stop_reason end
   ok, reason, errno = job:complete(run, ends)
   if not ok then return nil, reason, errno end
   for _, one in ipairs(ends) do

@@ -5,6 +5,7 @@
 -- with --resubmit, send exactly those through the correction loop. Whatever stops this, the same command
 -- goes on where it was. What a good answer is, is decided in lua/obatch/policy.lua; --policy changes it.
 
+local budget = require "obatch.budget"
 local cli = require "obatch.cli"
 local fs = require "obatch.fs"
 local harvest = require "obatch.harvest"
@@ -39,6 +40,8 @@ parser:mutex(
 )
 parser:flag("--resubmit", "Then send the images that have no text through the correction loop, given-up ones too.")
 parser:flag("--overwrite", "Replace texts that are there and differ, labelled ones too.")
+budget.options(parser)
+submission.options(parser, true)
 openai.options(parser)
 parser:epilog [[
 Example:
@@ -51,6 +54,8 @@ stopped, run again to go on; 2 wrong usage or input; 3 finished, but some
 images have no text (listed); 130 interrupted.]]
 local args = parser:parse { ... }
 if args.once and args.resubmit then parser:error("--resubmit waits for its batches; it does not go with --once") end
+local ceilings, complaint_of_budget = budget.from_options(args)
+if not ceilings then return cli.fail(2, "%s", complaint_of_budget) end
 local completed_dir = args.completed_dir or args.batch_dir .. "/completed"
 
 -- ---------------------------------------------------------------- what the text is
@@ -156,7 +161,8 @@ local function on_done(part)
 end
 
 local done, reason, what = submission.run(shelf, api,
-  { poll_wait = args.poll_wait, log = log, progress = line, on_done = on_done, once = args.once })
+  { poll_wait = args.poll_wait, log = log, progress = line, on_done = on_done, once = args.once,
+    delete_remote = args.delete_remote_files, output_expires_after = args.output_expires_after })
 if not done then return stopped(reason, what) end
 local no_more = reason and reason.message -- why nothing may be submitted now
 
@@ -214,11 +220,15 @@ local function send_again(entries)
   end
 
   local result, trouble, kind = again:run { rules = rules, api = api, log = log, progress = line,
-    poll_wait = args.poll_wait, max_iterations = 10 }
+    poll_wait = args.poll_wait, max_iterations = 10, budget = ceilings, beside = { shelf.meter },
+    delete_remote = args.delete_remote_files, output_expires_after = args.output_expires_after }
   if not result then return stopped(trouble, kind) end
-  if result.stop_reason and result.left > 0 then return stopped(result.stop_reason) end
   local ok
-  ok, trouble, kind = store(resubmit.part(again, result.iterations))
+  if result.stop_reason and result.left > 0 and not result.is_over then
+    ok, trouble, kind = store(resubmit.answered(again))
+    return stopped(ok and result.stop_reason or trouble, kind)
+  end
+  ok, trouble, kind = store(resubmit.part(again, result.iterations, result.is_over and result.stop_reason))
   if ok then ok, trouble, kind = again:complete() end
   if not ok then return stopped(trouble, kind) end
 end
@@ -276,8 +286,8 @@ if counts.valid > 0 then
     .. "records of their batches from %s to %s, and run download"):format(counts.valid,
     text.printable(completed_dir), batch_dir))
 end
-for _, words in ipairs(refused) do print("not stored: " .. words) end
-if no_more then print("nothing more was submitted: " .. no_more) end
+for _, words in ipairs(refused) do print("not stored: " .. text.printable(words)) end
+if no_more then print("nothing more was submitted: " .. text.printable(no_more)) end
 local running = #shelf.parts - #refused
 if running > 0 then
   print(("%d batch%s still running: run download again"):format(running, running == 1 and " is" or "es are"))

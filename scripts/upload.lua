@@ -4,12 +4,11 @@
 -- what has a text, is on its way, was given up or is no whole image; write the others as requests, cut
 -- into batches; and submit each batch as soon as it is full. Nothing is sent twice, whatever stops this.
 
+local budget = require "obatch.budget"
 local cli = require "obatch.cli"
+local composer = require "obatch.composer"
 local csv = require "obatch.csv"
 local fs = require "obatch.fs"
-local image = require "obatch.image"
-local json = require "obatch.json"
-local jsonl = require "obatch.jsonl"
 local openai = require "obatch.openai"
 local policy = require "obatch.policy"
 local progress = require "obatch.progress"
@@ -25,6 +24,9 @@ local tokens = require "obatch.tokens"
 
 --- Endings of what the API takes: PNG, JPEG, WebP, GIF.
 local SENDABLE = { ".jpg", ".jpeg", ".png", ".webp", ".gif" }
+
+--- How many rows of --fields without an image are named.
+local NAMES = 5
 
 local parser = cli.parser("upload", "Sends the images of a folder through the Batch API, with a prompt.")
 parser:option("--image-dir", "Folder of the images; folders in it are walked, too."):argname("DIR"):count(1)
@@ -50,12 +52,12 @@ parser:option("--fields", "CSV file with a column \"path\"; its other columns ma
   :argname("FILE")
 parser:option("--limit", "Send at most so many images in this run: a pilot."):argname("N")
   :convert(cli.positive_integer)
-parser:option("--budget", "Send no more than is estimated to cost so much."):argname("USD"):convert(cli.positive_number)
-parser:option("--prices", "Price table (default: lua/obatch/prices.lua)."):argname("FILE")
+budget.options(parser)
 parser:flag("--redo", "Send images again that have a text.")
 parser:flag("--redo-empty", "Send images again whose text is blank.")
 parser:flag("--redo-failed", "Send images again that were given up.")
 parser:flag("--dry-run", "Say what would be sent and what it may cost; send nothing.")
+submission.options(parser)
 openai.options(parser)
 parser:epilog [[
 Example:
@@ -63,7 +65,7 @@ Example:
   obatch upload --image-dir data --prompt-file rolls_prompt.txt
   obatch download
 
-Exit codes: 0 sent; 1 stopped, run again to go on; 2 wrong usage or input;
+Exit codes: 0 sent; 1 stopped, also by a budget: run again to go on; 2 wrong usage or input;
 3 sent, but some images cannot be (listed); 130 interrupted.]]
 local args = parser:parse { ... }
 if args.max_bytes > request.MAX_BYTES or args.max_images_per_batch > request.MAX_REQUESTS then
@@ -100,18 +102,24 @@ if args.fields and #used == 0 then
     columns[1] or "COLUMN")
 end
 
-local prices, trouble = tokens.prices(args.prices)
-if not prices then return cli.fail(2, "%s", trouble) end
-local _, unpriced = tokens.cost(prices, args.model, 0, 0)
-if unpriced and args.budget then return cli.fail(2, "--budget: %s", unpriced) end
-local answer_tokens = args.max_tokens or prices.assumed_output_tokens
+local ceilings, trouble = budget.from_options(args)
+if not ceilings then return cli.fail(2, "%s", trouble) end
+local is_priced, unpriced = ceilings:check_model(args.model)
+if not is_priced then return cli.fail(2, "%s", unpriced) end
 
---- The fields of an image that the prompt uses.
-local function fields_of(path)
-  if #used == 0 then return nil end
-  local row, fields = csv.lookup(rows, path, image_dir) or {}, {}
-  for _, name in ipairs(used) do fields[name] = row[name] end
-  return fields
+local matched = {} -- rows of --fields that an image has
+
+--- The question about an image, and the fields in it.
+local function question_about(path)
+  local fields
+  if #used > 0 then
+    local row = csv.lookup(rows, path, image_dir) or {}
+    fields = {}
+    for _, name in ipairs(used) do fields[name] = row[name] end
+  end
+  local question, missing = fill(path, fields)
+  if not question then return nil, missing end
+  return question, fields
 end
 
 -- ---------------------------------------------------------------- the batch folder
@@ -133,11 +141,14 @@ if complaint then return cli.stopped(complaint, code) end
 
 --- Whatever the last run has left without a batch. true | nil, message, CODE.
 local function submit()
-  return submission.submit(shelf, api, { log = log, progress = line })
+  return submission.submit(shelf, api, { log = log, progress = line,
+    output_expires_after = args.output_expires_after })
 end
 
+local purse = ceilings:purse(shelf and shelf.meter) -- what the last run has left to be submitted counts, too
 if shelf and not args.dry_run then
-  local ok, why, what = submit()
+  local ok, why, what = purse:shed(shelf.parts, function(part) return shelf:withdraw(part) end)
+  if ok then ok, why, what = submit() end
   if not ok then return cli.stopped(why, what) end
 end
 local held, waiting, what = {}, { unsubmitted = 0 }, nil
@@ -156,13 +167,15 @@ for entry in shelf and shelf:unresolved() or function() end do unresolved[record
 -- ---------------------------------------------------------------- which images
 
 local SKIPPED = { "have a text", "are blank pages", "are labelled .api", "are on their way", "were given up",
-  "are beyond --limit", "are beyond --budget" }
-local skipped, left_out = {}, {}
-local function skip(reason) skipped[reason] = (skipped[reason] or 0) + 1 end
+  "are beyond --limit", "are beyond the budget", "take more than the whole budget" }
+local skipped, reasons, left_out = {}, {}, {}
+local function skip(words, reason)
+  skipped[words] = (skipped[words] or 0) + 1
+  reasons[words] = reasons[words] or reason
+end
 
 --- Why an image is not sent again; nil when it is to be sent.
-local function reason_to_skip(path, id)
-  local real = records.real_path(path)
+local function reason_to_skip(path, id, real)
   if held[real] or held[id] or held[real:gsub("/", "|")] then return "are on their way" end
   if args.redo then return nil end
   if fs.lstat(sidecar.label_path(path)) then return "are labelled .api" end
@@ -176,114 +189,12 @@ end
 
 -- ---------------------------------------------------------------- requests, batch by batch
 
-local count = { images = 0, sent = 0, batches = 0, bytes = 0, tokens_in = 0, cost = 0 }
-local taken = {} -- custom_ids, of all images: an image has the same one in every run
-local writer, record, first_question
-
---- Counts lines and bytes as jsonl.create's writer does, and writes nothing.
-local function meter(limits)
-  local lines, bytes = 0, 0
-  return { close = function() end, put = function(_, value, more)
-    local size = #json.encode(value) + more + 1
-    if size > limits.max_bytes then return nil, "", "TOO_BIG" end
-    if lines >= limits.max_lines or bytes + size > limits.max_bytes then return nil, "", "FULL" end
-    lines, bytes = lines + 1, bytes + size
-    return true
-  end }
-end
-
-local function finish_batch()
-  local full = writer
-  writer = nil
-  if not full then return true end
-  if #record.items == 0 then
-    full:close() -- none of its images could be sent
-    return true
-  end
-  count.batches = count.batches + 1
-  if args.dry_run then return true end
-  local facts, reason, errno = full:commit()
-  if not facts then return nil, reason, errno end
-  local part
-  part, reason, errno = shelf:plan(args.jsonl_file_base, facts, record)
-  if not part then return nil, reason, errno end
-  return submit()
-end
-
-local function begin_batch()
-  record = { image_dir = image_dir, root = folder.root, items = {}, request = { endpoint = args.endpoint,
-    model = args.model, detail = args.detail, max_tokens = args.max_tokens, prompt = template } }
-  local limits = { max_lines = args.max_images_per_batch, max_bytes = args.max_bytes }
-  if args.dry_run then
-    writer = meter(limits)
-    return true
-  end
-  local _, path = shelf:next_part(args.jsonl_file_base)
-  local reason, errno
-  writer, reason, errno = jsonl.create(path, limits)
-  return writer ~= nil, reason, errno
-end
-
---- Adds an image to the requests. true; false and what is wrong with the image, its path included; or
---- nil, message, CODE when the run cannot go on.
-local function add(path, id)
-  local facts, fault = image.facts(path)
-  if not facts then return false, fault end
-  if #path:match("[^/]*$") > sidecar.LONGEST_NAME then
-    return false, path .. ": its name leaves no room for that of a text beside it"
-  end
-  local fields = fields_of(path)
-  local question, missing = fill(path, fields)
-  if not question then return false, missing end
-  first_question = first_question or question
-  local estimate, unknown, kind = tokens.image(args.model, args.detail, facts.width, facts.height)
-  if kind == "NO_DETAIL" then return nil, unknown, "USAGE" end
-  if kind == "TOO_BIG" then return false, ("%s: %s"):format(path, unknown) end
-  local tokens_in = (estimate or 0) + tokens.text(question)
-  local cost = tokens.cost(prices, args.model, tokens_in, answer_tokens) or 0
-  if args.budget and not estimate then return nil, "--budget: " .. unknown, "USAGE" end
-  if args.budget and count.cost + cost > args.budget then
-    skip("are beyond --budget")
-    return true
-  end
-
-  local picture
-  picture, fault = jsonl.image(path)
-  if not picture then return false, fault end
-  local value = request.compose { custom_id = id, endpoint = args.endpoint, model = args.model, prompt = question,
-    image = args.dry_run and ("data:%s;base64,"):format(picture:mime()) or picture, detail = args.detail,
-    max_tokens = args.max_tokens }
-  local base64_size = (facts.bytes + 2) // 3 * 4
-  if not writer then
-    local ok, reason, errno = begin_batch()
-    if not ok then return nil, reason, errno end
-  end
-  local ok, reason, errno = writer:put(value, base64_size)
-  if errno == "FULL" then
-    ok, reason, errno = finish_batch()
-    if not ok then return nil, reason, errno end
-    ok, reason, errno = begin_batch()
-    if not ok then return nil, reason, errno end
-    ok, reason, errno = writer:put(value, base64_size)
-  end
-  if errno == "TOO_BIG" then
-    return false, ("%s: its request is larger than a batch may be (--max-bytes %d)"):format(path, args.max_bytes)
-  elseif not ok and reason:sub(1, #path) == path then -- the image, not the disk we write to
-    return false, reason
-  elseif not ok then
-    return nil, reason, errno
-  end
-
-  local before = unresolved[records.real_path(path)]
-  local replaces = fs.sha256(sidecar.text_path(path)) or fs.sha256(sidecar.label_path(path)) or nil -- by --redo
-  record.items[#record.items + 1] = { custom_id = id, path = path, bytes = facts.bytes, sha256 = picture:sha256(),
-    prompt_sha256 = fs.sha256_text(question), attempt = 1 + (before and before.attempts or 0), fields = fields,
-    replaces = replaces }
-  count.sent, count.bytes = count.sent + 1, count.bytes + facts.bytes
-  count.tokens_in, count.cost = count.tokens_in + tokens_in, count.cost + cost
-  if not estimate then count.unestimated = unknown end
-  return true
-end
+local batches <close> = composer.new { dry_run = args.dry_run, shelf = shelf, submit = submit,
+  name = args.jsonl_file_base, max_images = args.max_images_per_batch, max_bytes = args.max_bytes,
+  image_dir = image_dir, root = folder.root, question = question_about, purse = purse,
+  request = { endpoint = args.endpoint, model = args.model, detail = args.detail, max_tokens = args.max_tokens,
+    prompt = template },
+  attempts = function(real) return unresolved[real] and unresolved[real].attempts or 0 end }
 
 -- What people have, and the API does not take: it is walked only to be counted.
 local walked, unknown_endings = {}, {}
@@ -299,6 +210,7 @@ for _, ending in ipairs(type(args.valid_image_types) == "table" and args.valid_i
   end
 end
 
+local images, taken = 0, {} -- custom_ids, of all images: an image has the same one in every run
 for path, size, trouble_there in fs.walk(image_dir, { ext = walked }) do
   local ending = (path:match("%.[^./]*$") or ""):lower()
   if size and not endings[ending] then
@@ -306,27 +218,33 @@ for path, size, trouble_there in fs.walk(image_dir, { ext = walked }) do
   elseif not size then
     left_out[#left_out + 1] = text.printable(trouble_there)
   else
-    count.images = count.images + 1
-    local id = records.custom_id(path, taken)
-    local reason = reason_to_skip(path, id)
+    images = images + 1
+    local id, real = records.custom_id(path, taken), records.real_path(path)
+    local row = rows and csv.lookup(rows, path, image_dir)
+    if row then matched[row] = true end
+    local reason = reason_to_skip(path, id, real)
     if reason then
       skip(reason)
-    elseif args.limit and count.sent >= args.limit then
+    elseif args.limit and batches.sent >= args.limit then
       skip("are beyond --limit")
     else
-      local ok, fault, errno = add(path, id)
-      if ok == nil then return cli.stopped(fault, errno) end
-      if not ok then left_out[#left_out + 1] = text.printable(fault) end
-      line:status(("%d images looked at, %d of them to be sent"):format(count.images, count.sent))
+      local ok, fault, what_then = batches:add(path, id, real)
+      if ok == nil then return cli.stopped(fault, what_then) end
+      if what_then then
+        skip(what_then == "OVER" and "take more than the whole budget" or "are beyond the budget", fault)
+      elseif not ok then
+        left_out[#left_out + 1] = text.printable(fault)
+      end
+      line:status(("%d images looked at, %d of them to be sent"):format(images, batches.sent))
     end
   end
   if term.interrupted() then return cli.stopped("interrupted", "INTERRUPTED") end
 end
-local ok, reason, errno = finish_batch()
+local ok, reason, errno = batches:finish()
 if not ok then return cli.stopped(reason, errno) end
 line:close()
-if args.dry_run and first_question then
-  print(("the prompt of the first image:\n%s\n"):format(first_question))
+if args.dry_run and batches.first_question then
+  print(("the prompt of the first image:\n%s\n"):format(batches.first_question))
 end
 
 -- ---------------------------------------------------------------- the end
@@ -336,20 +254,32 @@ for ending, number in pairs(unknown_endings) do
   print(("ignored: %d %s (not in --valid-image-types; the API takes PNG, JPEG, WebP and GIF)"):format(number, ending))
 end
 for _, words in ipairs(SKIPPED) do
-  if skipped[words] then print(("skipped: %d %s"):format(skipped[words], words)) end
+  local why = reasons[words] and (" (%s)"):format(reasons[words]) or ""
+  if skipped[words] then print(("skipped: %d %s%s"):format(skipped[words], words, why)) end
 end
-local verb = args.dry_run and "would be sent" or "sent"
-print(("%d images: %d %s in %d batch%s (%.1f MB)"):format(count.images, count.sent, verb, count.batches,
-  count.batches == 1 and "" or "es", count.bytes / 1e6))
-if count.sent > 0 then
-  if count.unestimated then
-    print("no estimate of tokens: " .. count.unestimated)
+local strangers = {}
+for path, row in pairs(rows or {}) do
+  if not matched[row] then strangers[#strangers + 1] = text.printable(path) end
+end
+table.sort(strangers)
+if #strangers > 0 then
+  print(("note: %d rows of %s match no image: %s%s"):format(#strangers, args.fields,
+    table.concat(strangers, ", ", 1, math.min(#strangers, NAMES)), #strangers > NAMES and ", ..." or ""))
+end
+print(("%d images: %d %s in %d batch%s (%.1f MB)"):format(images, batches.sent,
+  args.dry_run and "would be sent" or "sent", batches.batches, batches.batches == 1 and "" or "es",
+  batches.bytes / 1e6))
+if batches.sent > 0 then
+  local answer_tokens = args.max_tokens or ceilings.prices.assumed_output_tokens
+  local words = args.max_tokens and "at most" or ("(at %d an answer)"):format(answer_tokens)
+  if batches.tokens_out ~= batches.sent * answer_tokens then words = "(as answers were so far)" end
+  if batches.unestimated then
+    print(("no estimate of tokens: %s. An image is taken for %d"):format(batches.unestimated, tokens.PICTURE))
   elseif unpriced then
-    print(("about %d tokens in; no estimate of the cost: %s"):format(count.tokens_in, unpriced))
+    print(("about %d tokens in; no estimate of the cost: %s"):format(batches.tokens_in, unpriced))
   else
-    print(("about %d tokens in and %s %d out: about %.2f USD by the prices of %s"):format(count.tokens_in,
-      args.max_tokens and "at most" or ("(at %d an answer)"):format(answer_tokens), count.sent * answer_tokens,
-      count.cost, prices.as_of))
+    print(("about %d tokens in and %s %d out: about %.2f USD by the prices of %s"):format(batches.tokens_in, words,
+      batches.tokens_out, batches.cost, ceilings.prices.as_of))
   end
 end
 if args.dry_run and waiting.unsubmitted > 0 then
@@ -357,8 +287,18 @@ if args.dry_run and waiting.unsubmitted > 0 then
 end
 if args.dry_run then
   print("dry run: nothing was submitted")
-elseif count.sent > 0 or #shelf.parts > 0 then
+elseif batches.sent > 0 or #shelf.parts > 0 then
+  local held_back = 0
+  for _, part in ipairs(shelf.parts) do held_back = held_back + (part.batch_id and 0 or 1) end
+  if held_back > 0 then
+    print(("%d batch%s for room at the service; download submits what waits"):format(held_back,
+      held_back == 1 and " waits" or "es wait"))
+  end
   print(("next: obatch download%s"):format(args.batch_dir ~= "batch" and " --batch-dir " .. args.batch_dir or ""))
 end
-if count.images == 0 then return cli.fail(2, "there are no images in %s", text.printable(image_dir)) end
+if images == 0 then return cli.fail(2, "there are no images in %s", text.printable(image_dir)) end
+if not args.dry_run and skipped["are beyond the budget"] then return cli.stopped(reasons["are beyond the budget"]) end
+if not args.dry_run and skipped["take more than the whole budget"] then
+  return cli.fail(1, "stopped: %s", reasons["take more than the whole budget"])
+end
 return #left_out > 0 and 3 or 0

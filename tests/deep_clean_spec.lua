@@ -232,6 +232,16 @@ describe("obatch deep_clean", function()
     assert.equal("The letter is hard to read.", self:contents()["a.png.txt"])
   end)
 
+  it("is at its end without the requests, which may hold whole images", function()
+    local self <close> = project()
+    local box <close> = self:sandbox()
+    assert.equal(3, (self:run(box)))
+    for _, name in ipairs { "original_requests.jsonl", "record.json",
+      "iteration_1/batch_requests_iteration_1.jsonl" } do
+      assert.is_nil(fs.stat(self.path .. "/deep_clean/run_001/" .. name), name)
+    end
+  end)
+
   it("puts nothing where something changed while the answer was on its way", function()
     local self <close> = project { texts = { ["changed.png.txt.api"] = LOOP, ["gone.png.txt.api"] = LOOP,
       ["taken.png.txt.api"] = LOOP, ["sub/away.png.txt.api"] = LOOP } }
@@ -255,54 +265,4 @@ describe("obatch deep_clean", function()
       assert.is_truthy(out:find(words), out)
     end
   end)
-end)
-
-local every_cell = loop.group {}
-
---- A project whose first run is stopped by the shell text `steps`, and its last run is not.
-local function cell(name, steps, also)
-  local self = project()
-  self.steps = steps
-  every_cell[#every_cell + 1] = self
-  it(name, function()
-    assert.equal(3, self.code, self.err)
-    assert.same(MENDED, self:contents())
-    assert.same({ ["data|a.png"] = 1, ["data|b c|it's.png"] = 1, ["data|bad.png"] = 1 }, self:paid())
-    assert.is_truthy(self.out:find("attempt 1 of 3", 1, true), self.out)
-    assert.is_truthy(self.out:find("2 texts mended, 1 still labelled", 1, true), self.out)
-    assert.is_nil(self.box_err:find("Sanitizer", 1, true))
-    if also then also(self) end
-  end)
-  return self
-end
-
---- So many events are recorded, and files named, by a run that is not disturbed.
-local EVENTS, FILES = 10, 11
-
-describe("obatch deep_clean, stopped and started again,", function()
-  lazy_setup(function() loop.pool(every_cell, 8) end)
-  lazy_teardown(function() getmetatable(every_cell).__close() end)
-
-  cell("by nobody", nil, function(self)
-    local count = 0
-    for _, path in ipairs { "run_001/journal.jsonl", "attempts.jsonl" } do
-      for _ in support.read(self.path .. "/deep_clean/" .. path):gmatch("\n") do count = count + 1 end
-    end
-    assert.equal(EVENTS, count, "the cells below should reach every event")
-    for _, name in ipairs { "original_requests.jsonl", "record.json",
-      "iteration_1/batch_requests_iteration_1.jsonl" } do
-      assert.is_nil(fs.stat(self.path .. "/deep_clean/run_001/" .. name), name)
-    end
-  end)
-
-  local function killed(where, when, at)
-    cell(("by a kill %s %d"):format(where, at), ("(export AT=%d WHEN=%s SIGNAL=KILL; run) >first.out 2>first.err; "
-      .. "echo $? >first.code"):format(at, when), function(self)
-      assert.equal(137, tonumber(support.read(self.path .. "/first.code")), "nothing was killed")
-    end)
-  end
-  for at = 1, FILES do killed("before it names file", "file", at) end
-  for at = 1, EVENTS do killed("after event", "after", at) end
-  cell("by many kills", [[
-    for at in 2 5 4 3 2 2; do (export AT=$at WHEN=file SIGNAL=KILL; run) >first.out 2>first.err; done]])
 end)

@@ -467,18 +467,48 @@ describe("a batch of an earlier script", function()
     for i, id in ipairs(ids or {}) do p.part.record.items[i] = { custom_id = id, path = (id:gsub("|", "/")) } end
   end
 
-  it("finds its images by the paths that its custom_ids were made from", function()
-    local p <close> = project("a.jpg", "sub/b.jpg")
+  it("finds its images by the paths that its custom_ids were made from, below the current folder", function()
+    local p <close> = project("a.jpg", "sub/b.jpg", "c.jpg")
     support.write(p.path .. "/secret", "not an image")
     local below = p.path:gsub("/", "|")
-    legacy(p, { p:id(1), p:id(2), below .. "|secret", below .. "|gone.jpg", "..|data|a.jpg", "a\0b.jpg", "/x" })
+    local ids = { p:id(1), "data|sub|b.jpg", "data|gone.jpg", below .. "|gone.jpg", below .. "|secret", "secret",
+      "a\0b.jpg", "/x", "/etc/passwd" }
     local lines = {}
-    for i, item in ipairs(p.part.record.items) do lines[i] = answer(item.custom_id, "text " .. i) end
+    for i, id in ipairs(ids) do lines[i] = answer(id, "text " .. i) end
     p:results(table.unpack(lines))
-    local counts = assert(p:harvest())
-    assert.same({ "text 1", "text 2" }, { p:text(1), p:text(2) })
-    assert.same({ 7, 2, 5 }, { counts.valid, counts.written, counts.unwritten })
+    -- As from that folder: this process stays in its own.
+    support.write(p.path .. "/harvest.lua", ([[
+      local harvest, json = require "obatch.harvest", require "obatch.json"
+      local items = {}
+      for i, id in ipairs(%s) do items[i] = { custom_id = id, path = (id:gsub("|", "/")) } end
+      local counts = assert(harvest.part({ batch_id = "batch_1", legacy = true, files = { "results_1.jsonl" },
+        ended = { status = "completed" }, record = { image_dir = "", items = items } }, {
+        rules = { expect = "text", allow_blank = true }, json_dir = "json", log = function() end }))
+      print(json.encode(counts))
+      return 0]]):format("require 'obatch.json'.decode(" .. ("%q"):format(json.encode(json.array(ids))) .. ")"))
+    local code, out, err = support.shell(("cd %s && %s run harvest.lua"):format(support.quote(p.path),
+      support.quote(support.binary)))
+    assert.equal(0, code, err)
+    local counts = json.decode(out)
+    assert.same({ "text 1", "text 2", false }, { p:text(1), p:text(2), p:has_text(3) })
+    assert.same({ 9, 2, 7 }, { counts.valid, counts.written, counts.unwritten })
     assert.is_nil(fs.lstat(p.path .. "/secret.txt"))
+  end)
+
+  it("believes no id that names an image elsewhere, whatever the service says was submitted", function()
+    local p <close> = project("a.jpg")
+    support.write(p.path .. "/outside.jpg", "image")
+    local outside = p.path:gsub("/", "|") .. "|outside.jpg"
+    p:results(answer(outside, "evil"), answer(p:id(1), "one"))
+    legacy(p, { outside, p:id(1) })
+    local ok, message, code = p:harvest()
+    assert.same({ nil, "USAGE" }, { ok, code })
+    assert.matches("%-%-image%-dir", message)
+    assert.is_nil(fs.lstat(p.path .. "/outside.jpg.txt"))
+    legacy(p, { outside, p:id(1) })
+    local counts = assert(p:harvest { image_dir = p.data })
+    assert.same({ 1, 1, "one" }, { counts.written, counts.unwritten, p:text(1) })
+    assert.is_nil(fs.lstat(p.path .. "/outside.jpg.txt"))
   end)
 
   it("finds them below --image-dir, as it is given or by its real path, also behind a link", function()

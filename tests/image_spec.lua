@@ -253,3 +253,41 @@ describe("image.facts", function()
     end
   end)
 end)
+
+describe("image.size", function()
+  local function size(bytes, most)
+    local asked = 0
+    local width, height = image.size(function(position, count)
+      asked = asked + 1
+      assert.is_true(position >= 1 and count >= 1)
+      return bytes:sub(position, position + math.max(count, most or 0) - 1)
+    end)
+    return width and ("%dx%d"):format(width, height), asked
+  end
+
+  it("reads the sides by the header alone, in small pieces or in one", function()
+    for name, bytes in pairs { png = image_bytes.png(33, 70), jpeg = image_bytes.jpeg(33, 70),
+      exif = image_bytes.jpeg(33, 70, image_bytes.exif()), gif = image_bytes.gif(33, 70),
+      lossy = image_bytes.webp(33, 70, "lossy"), lossless = image_bytes.webp(33, 70, "lossless"),
+      extended = image_bytes.webp(33, 70, "extended") } do
+      assert.equal("33x70", size(bytes), name)
+      assert.equal("33x70", size(bytes, 1 << 20), name)
+      if #bytes > 100 then bytes = bytes:sub(1, -30) end
+      assert.equal("33x70", size(bytes, 24), name) -- whether it is whole is not asked
+    end
+  end)
+
+  it("gives nothing for what is no image or ends too soon", function()
+    for _, bytes in ipairs { "", "x", "%PDF-1.7", image_bytes.png(3, 3):sub(1, 20), image_bytes.jpeg(3, 3):sub(1, 70),
+      "\xFF\xD8\xFF", image_bytes.gif(3, 3):sub(1, 8), image_bytes.webp(9, 8, "lossy"):sub(1, 22) } do
+      assert.is_nil((size(bytes)), bytes)
+    end
+  end)
+
+  it("jumps over what stands before the sides of a JPEG", function()
+    local segments = image_bytes.jpeg_segment(0xE2, ("x"):rep(60000)):rep(10)
+    local found, asked = size(image_bytes.jpeg(33, 70, segments), 24)
+    assert.equal("33x70", found)
+    assert.is_true(asked < 40, asked)
+  end)
+end)

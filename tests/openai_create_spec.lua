@@ -122,10 +122,46 @@ describe("creating a batch", function()
       { metadata = { obatch_run = "r1", obatch_iteration = "1", obatch_part = "3" } },
       { metadata = { obatch_run = "r2", obatch_iteration = "1", obatch_part = "2" } },
       { metadata = { obatch_run = "r1" } },
+      { status = "Failed", input_file_id = "file-1" },
+      { id = json.null, input_file_id = "file-1" }, { id = "", metadata = TAG },
+      -- Another part has been created from this very file.
+      { input_file_id = "file-1", metadata = { obatch_run = "r1", obatch_iteration = "1", obatch_part = "3" } },
     } do
       script { [POST] = { failure(500), object { id = "batch_2" } }, [LIST] = listed(fields) }
       assert.equal("batch_2", assert(create()).id)
     end
+  end)
+
+  it("takes no batch for the new one that it has created before: a listing may be late with its failure", function()
+    local api <close> = new_api()
+    local late = listed { input_file_id = "file-1", metadata = TAG }
+    script { [POST] = { CREATED, { drop = true }, object { id = "batch_2" } }, [LIST] = late }
+    assert.equal("batch_1", assert(api:create_batch("file-1", "/v1/responses", TAG)).id)
+    assert.equal("batch_2", assert(api:create_batch("file-1", "/v1/responses", TAG)).id)
+    api.known.batch_3 = true -- what a caller knows from its journal
+    late = listed { id = "batch_3", metadata = TAG }
+    script { [POST] = { { drop = true }, object { id = "batch_4" } }, [LIST] = late }
+    assert.equal("batch_4", assert(api:create_batch("file-1", "/v1/responses", TAG)).id)
+  end)
+
+  it("asks for the expiry of its results when told to", function()
+    local api <close> = new_api()
+    script { [POST] = CREATED }
+    assert(api:create_batch("file-1", "/v1/responses", TAG, false, 86400))
+    assert.same({ anchor = "created_at", seconds = 86400 }, json.decode(seen()[1].body).output_expires_after)
+  end)
+
+  it("says with a failure whether it is certain, and how long the service wants to wait", function()
+    local api <close> = new_api()
+    local function outcome_of(reply)
+      script { [POST] = reply, [LIST] = NONE }
+      local _, _, code, certain, wait = api:create_batch("file-1", "/v1/responses", TAG)
+      return { code, certain, wait }
+    end
+    assert.same({ "RATE_LIMIT", true, 3600 }, outcome_of(failure(429, {}, { ["Retry-After"] = "3600" })))
+    assert.same({ "SERVER", false, 900 }, outcome_of(failure(503, {}, { ["Retry-After"] = "900" })))
+    assert.same({ "REFUSED", true, nil }, outcome_of(failure(400)))
+    assert.same({ "RATE_LIMIT", true, nil }, outcome_of(failure(429, {}, { ["Retry-After"] = "1e999" })))
   end)
 
   it("is not in doubt after a definite refusal", function()
@@ -152,8 +188,23 @@ describe("creating a batch", function()
   end)
 
   it("tells a file that is not visible yet from other refusals", function()
-    script { [POST] = failure(400, { param = "file_id", message = "Cannot find file file-1" }) }
-    assert.equal("NO_FILE", select(2, fails(create())))
+    local words = "Cannot find file file-1, or project p does not have access to it."
+    for _, reply in ipairs { failure(400, { param = "file_id" }), failure(400, { message = words }),
+      failure(404, { param = "file_id" }), failure(404, { message = words }), failure(400, { code = "file_not_found" }),
+      failure(404, { param = "input_file_id" }), failure(404, { message = "No such File object: file-1" }),
+      failure(404, { message = "The file 'file-1' does not exist" }) } do
+      script { [POST] = reply, [LIST] = OURS }
+      assert.equal("NO_FILE", select(2, fails(create())))
+      assert.same({ POST }, asked())
+    end
+    for _, reply in ipairs { failure(400, { param = "input_file_id", code = "invalid_value" }),
+      failure(404, { message = "The URL does not exist" }), failure(400, { message = "file-1 holds no request" }) } do
+      script { [POST] = reply }
+      assert.not_equal("NO_FILE", select(2, fails(create())))
+    end
+    local api <close> = new_api()
+    script { [GET] = failure(400, { param = "file_id" }) }
+    assert.equal("REFUSED", select(2, fails(api:batch "b")))
   end)
 
   it("is not in doubt when the request was never sent", function()
@@ -163,7 +214,7 @@ describe("creating a batch", function()
   end)
 
   for code, doubt in pairs { DNS = false, CONNECT = false, TLS = false, URL = false, ENOENT = false, TIMEOUT = true,
-    CLOSED = true, PROTOCOL = true, REDIRECT = true, TOO_BIG = true } do
+    CLOSED = true, PROTOCOL = true, REDIRECT = true, TOO_BIG = true, ENOMEM = true } do
     it(("is %s doubt after %s"):format(doubt and "in" or "without a", code), function()
       local request, posts = tasks.request, 0
       finally(function() tasks.request = request end)
@@ -225,6 +276,20 @@ describe("creating a batch", function()
     assert.is_true(count(POST) > 3)
   end)
 
+  it("looks once more for what the last try may have created, before it gives up", function()
+    local api <close> = new_api()
+    api.patience = 0
+    script { [POST] = { { drop = true } }, [LIST] = { NONE, OURS } }
+    assert.equal("batch_1", assert(api:create_batch("file-1", "/v1/responses", TAG)).id)
+    assert.same({ POST, LIST, LIST }, asked())
+    for _, reply in ipairs { NONE, failure(503) } do
+      script { [POST] = failure(502), [LIST] = reply }
+      local _, _, code, certain = api:create_batch("file-1", "/v1/responses", TAG)
+      assert.same({ "SERVER", false, 1 }, { code, certain, count(POST) })
+      if reply ~= NONE then assert.same({ POST, LIST }, asked()) end
+    end
+  end)
+
   it("ends in the middle of a doubt when the program is interrupted", function()
     script { [POST] = failure(500), [LIST] = NONE }
     local naps = 0
@@ -276,10 +341,72 @@ describe("uploading", function()
   end)
 
   it("is in doubt after 5xx, and repeated when nothing of that name and size is there", function()
-    for _, fields in ipairs { { filename = "run-1-1-abd.jsonl" }, { bytes = 7 }, { status = "error" } } do
+    for _, fields in ipairs { { filename = "run-1-1-abd.jsonl" }, { bytes = 7 }, { status = "error" },
+      { status = "Error" }, { status = "deleted" }, { status = "expired" }, { deleted = true }, { expires_at = 1000 },
+      { id = json.null } } do
       script { [POST] = { failure(502), object { id = "file-2" } }, [LIST] = listed(fields) }
       assert.equal("file-2", assert(upload()).id)
       assert.equal(2, count(POST))
+    end
+  end)
+
+  it("finds a file that has not expired, and none that it has uploaded before", function()
+    local api <close> = new_api()
+    support.write(dir.path .. "/requests.jsonl", '{"a":1}\n')
+    script { [POST] = { { drop = true }, { drop = true }, object { id = "file-2" } },
+      [LIST] = listed { expires_at = os.time() + 3600 } }
+    assert.equal("file-1", assert(api:upload(dir.path .. "/requests.jsonl", NAME)).id)
+    assert.equal("file-2", assert(api:upload(dir.path .. "/requests.jsonl", NAME)).id)
+  end)
+
+  it("that finds no room is told from everything else, and certain", function()
+    local full = "the storage limit of the project is exceeded"
+    for code, replies in pairs {
+      STORAGE = {
+        failure(400, { message = "You have exceeded your file STORAGE quota." }), failure(413, { message = full }),
+        failure(429, { code = "storage_limit_exceeded" }), failure(507, { message = "Storage is full" }),
+        failure(403, { code = "project_storage_quota_exceeded", type = "insufficient_quota" }),
+        failure(429, { type = "insufficient_quota", message = full }),
+      },
+      QUOTA = { failure(429, { code = "insufficient_quota", message = full }) },
+      RATE_LIMIT = { failure(429, { code = "rate_limit_exceeded", message = full }),
+        failure(429, { message = "storage limit, slow down" }, { ["Retry-After"] = "3600" }), failure(429) },
+      REFUSED = { failure(413, { message = "too large" }), failure(400, { message = "no such storage" }) },
+      AUTH = { failure(401, { message = full }) },
+    } do
+      for _, reply in ipairs(replies) do
+        local api <close> = new_api()
+        support.write(dir.path .. "/requests.jsonl", '{"a":1}\n')
+        script { [POST] = reply }
+        local _, message, got, certain = api:upload(dir.path .. "/requests.jsonl", NAME)
+        assert.same({ code, true }, { got, certain }, message)
+        assert.equal(code == "STORAGE", message:find("--delete-remote-files", 1, true) ~= nil)
+        assert.equal(0, count(LIST))
+      end
+    end
+    local api <close> = new_api()
+    script { [GET] = failure(400, { message = full }) }
+    assert.equal("REFUSED", select(2, fails(api:batch "b")))
+  end)
+
+  it("waits minutes for the answer to what was sent", function()
+    local api <close> = new_api()
+    support.write(dir.path .. "/requests.jsonl", '{"a":1}\n')
+    local request, waits = tasks.request, {}
+    finally(function() tasks.request = request end)
+    tasks.request = function(client, call)
+      waits[call.method] = call.answer_timeout or "the stall timeout"
+      return request(client, call)
+    end
+    script { [POST] = object { id = "file-1" }, [GET] = BATCH }
+    assert(api:upload(dir.path .. "/requests.jsonl", NAME))
+    assert(api:batch "b")
+    assert.same({ POST = 600, GET = "the stall timeout" }, waits)
+    for patience, timeout in pairs { [0] = 60, [100] = 100, [3600] = 600 } do
+      api.patience = patience
+      script { [POST] = object { id = "file-1" } }
+      assert(api:upload(dir.path .. "/requests.jsonl", NAME))
+      assert.equal(timeout, waits.POST)
     end
   end)
 

@@ -3,6 +3,7 @@
 local api_server = require "api_server"
 local fs = require "obatch.fs"
 local json = require "obatch.json"
+local openai = require "obatch.openai"
 local support = require "support"
 local tasks = require "obatch.tasks"
 
@@ -68,15 +69,19 @@ describe("a call that only reads", function()
 
   it("is not repeated when the caller would rather look again later", function()
     local api <close> = new_api()
-    script { [GET] = failure(503) }
-    assert.equal("SERVER", select(2, fails(api:batch("b", true))))
-    assert.same({ GET }, asked())
+    for status, expected in pairs { [408] = "SERVER", [409] = "CONFLICT", [429] = "RATE_LIMIT", [503] = "SERVER" } do
+      script { [GET] = failure(status) }
+      assert.equal(expected, select(2, fails(api:batch("b", true))))
+      assert.same({ GET }, asked())
+    end
   end)
 
   it("is repeated or not as x-should-retry says", function()
     local api <close> = new_api()
     script { [GET] = { failure(400, {}, { ["x-should-retry"] = "true" }), BATCH } }
     assert.truthy(api:batch "b")
+    script { [GET] = failure(400, {}, { ["x-should-retry"] = "true", ["Retry-After"] = "3600" }) }
+    assert.equal("SERVER", select(2, fails(api:batch "b"))) -- no refusal: it may pass
     script { [GET] = failure(503, {}, { ["x-should-retry"] = "false" }) }
     assert.equal("SERVER", select(2, fails(api:batch "b")))
     assert.same({ GET }, asked())
@@ -224,6 +229,36 @@ describe("a message", function()
     assert.same({ "batch b: status 503: ***; again in 0.5 s" }, log)
   end)
 
+  it("never holds the key in other letters", function()
+    local forms = { "Bearer " .. KEY }
+    for i, digits in ipairs { "%%%02X", "%%%02x" } do
+      forms[i + 1] = KEY:gsub("[^%w._~-]", function(char) return digits:format(char:byte()) end)
+    end
+    for _, form in ipairs(forms) do
+      local message = message_of { status = 200, body = "<a href='/login?key=" .. form .. "'>" }
+      assert.is_nil(message:find("proj", 1, true), message)
+      assert.matches("***", message, 1, true)
+    end
+    local key = 'sk-"a/b\\c"-0123456789'
+    local api <close> = assert(openai.new { key = key, base_url = api_server.origin() .. "/v1" })
+    for _, form in ipairs { json.encode(key), (json.encode(key):gsub("/", "\\/")), key } do
+      script { [GET] = { body = form } }
+      local _, message = api:batch "b"
+      assert.is_nil(message:find("0123456789", 1, true), message)
+    end
+  end)
+
+  it("is all that comes of a reply that repeats the key: its ids would go into journals", function()
+    local escaped = KEY:gsub(".", function(char) return ("\\u%04x"):format(char:byte()) end)
+    for _, body in ipairs { json.encode { id = "b" .. KEY }, json.encode { id = "b", metadata = { [KEY] = "x" } },
+      '{"id":"b","errors":{"data":[{"message":"' .. escaped .. '"}]}}' } do
+      assert.equal("batch b: the reply repeats the API key; it is not used", message_of { body = body })
+    end
+    local api <close> = assert(openai.new { key = "anything", base_url = api_server.origin() .. "/v1" })
+    script { [GET] = { body = '{"id":"anything"}' } }
+    assert.equal("anything", assert(api:batch "b").id)
+  end)
+
   it("is one line and not endless", function()
     local message = message_of(failure(400, { message = "one\r\n\27[31mtwo" .. ("é"):rep(100000) }))
     assert.is_true(#message <= 1000)
@@ -334,6 +369,62 @@ describe("a listing", function()
   end)
 end)
 
+describe("batches that are listed", function()
+  local LIST = "GET /v1/batches?limit=100"
+  local function batch(id) return { id = id, status = "completed", odd = { 1.0 } } end
+
+  local function batches(ids)
+    local api <close> = new_api()
+    local found, message, code = api:batches(ids)
+    if not found then return found, message, code end
+    local names = {}
+    for id, each in pairs(found) do
+      assert.same({ id, json.encode(batch(id)) }, { each.id, openai.raw(each) })
+      names[#names + 1] = id
+    end
+    table.sort(names)
+    return names
+  end
+
+  it("cost one request for a page, however many are asked for", function()
+    script { [LIST] = page(true, batch "5", batch "4", 7, { status = "?" }, batch "3", batch "2") }
+    assert.same({ "2", "4", "5" }, (batches { "2", "4", "5", "4" }))
+    assert.same({ LIST }, asked())
+  end)
+
+  it("are looked for on half as many pages as there are batches, and at least on one", function()
+    local next_page, last_page = LIST .. "&after=8", LIST .. "&after=7"
+    local pages = { [LIST] = page(true, batch "8"), [next_page] = page(true, batch "7"),
+      [last_page] = page(false, batch "1") }
+    for _, case in ipairs { { { "1" }, {}, 1 }, { { "1", "8" }, { "8" }, 1 }, { { "1", "8", "2", "3" }, { "8" }, 2 },
+      { { "1", "8", "2", "3", "4", "5" }, { "1", "8" }, 3 }, { {}, {}, 0 } } do
+      script(pages)
+      assert.same(case[2], (batches(case[1])))
+      assert.equal(case[3], #asked())
+    end
+  end)
+
+  it("are a failure when a page cannot be had, which is not waited out", function()
+    script { [LIST] = failure(503) }
+    assert.equal("SERVER", select(2, fails(batches { "1", "2" })))
+    script { [LIST] = { body = "<html>" } }
+    assert.equal("PROTOCOL", select(2, fails(batches { "1", "2" })))
+    assert.same({ { LIST }, {} }, { asked(), clock.waits })
+  end)
+end)
+
+describe("reached", function()
+  it("is the service that has answered anything", function()
+    local api <close> = new_api()
+    script { [GET] = { { drop = true }, failure(503) } }
+    api.patience = 0
+    fails(api:batch "b")
+    assert.is_false(api.reached)
+    fails(api:batch "b")
+    assert.is_true(api.reached)
+  end)
+end)
+
 describe("a download", function()
   local FILE, CONTENT = "GET /v1/files/f", "GET /v1/files/f/content"
   local BODY = '{"custom_id":"a"}\n'
@@ -363,12 +454,29 @@ describe("a download", function()
     end
   end)
 
-  it("with another number of bytes is kept and told when it is taken as it comes", function()
-    script { [FILE] = object { bytes = #BODY + 1 }, [CONTENT] = { body = BODY } }
+  it("is looked at before it gets its name, and taken or not", function()
     local api <close> = new_api()
-    assert.equal(#BODY, assert(api:download("f", dir.path .. "/out.jsonl", true)))
-    assert.equal(BODY, support.read(dir.path .. "/out.jsonl"))
+    local heard
+    local function takes(answer, why_not)
+      return function(path, complaint)
+        heard = complaint or "nothing"
+        assert.equal(BODY, support.read(path))
+        return answer, why_not
+      end
+    end
+    local out = dir.path .. "/out.jsonl"
+    script { [FILE] = object { id = "f", bytes = #BODY + 1 }, [CONTENT] = { body = BODY } }
+    local message, code = fails(api:download("f", out, takes(nil, "it is no good")))
+    assert.equal("CLOSED", code)
+    assert.matches("content of file f: it is no good", message, 1, true)
+    assert.equal("18 bytes came, the file object promises 19", heard)
+    nothing_left()
+    assert.equal(#BODY, assert(api:download("f", out, takes(true))))
     assert.matches("the file object promises 19; going on with what came", log[#log], 1, true)
+    script { [FILE] = object { id = "f", bytes = #BODY }, [CONTENT] = { body = BODY } }
+    assert(api:download("f", out, takes(true)))
+    assert.equal("nothing", heard)
+    assert.equal("CLOSED", select(2, fails(api:download("f", out, takes(nil, "it is no good")))))
   end)
 
   it("that is cut is repeated from the start", function()

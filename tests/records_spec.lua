@@ -34,6 +34,27 @@ describe("the batch folder", function()
       "the limit was never met")
   end)
 
+  it("counts a batch whose record a person has put away as no longer enqueued", function()
+    local project <close> = pipeline.project { images = 2 }
+    local box <close> = project:sandbox { "--batch-seconds", "60" }
+    assert.equal(0, (project:run("upload", box)))
+    local dir = project.base .. "/batch"
+    local function enqueued()
+      local shelf <close> = assert(records.open { batch_dir = dir, completed_dir = dir .. "/completed",
+        log = function() end })
+      return shelf.meter:enqueued "gpt-4o"
+    end
+    assert.truthy(enqueued() > 0)
+    local name
+    for _, each in ipairs(fs.list(dir)) do
+      if each:find("^batch_.*%.txt$") then name = each end
+    end
+    assert(fs.mkdir(dir .. "/completed"))
+    assert(fs.rename(dir .. "/" .. name, dir .. "/completed/" .. name))
+    assert.equal(0, enqueued()) -- here the run finds out
+    assert.equal(0, enqueued()) -- and this one hears it from the journal
+  end)
+
   it("gives up images whose model does not exist, once, and says why", function()
     local project <close> = pipeline.project { images = 2 }
     local box <close> = project:sandbox { "--models", "gpt-other" }

@@ -136,6 +136,25 @@ describe("a request file", function()
   end)
 end)
 
+describe("request.find_limit", function()
+  it("finds the limit by each of its names, and wherever it stands", function()
+    for _, name in ipairs { "max_tokens", "max_completion_tokens", "max_output_tokens" } do
+      for _, body in ipairs { '{"%s":77,"a":1}', '{"a":"x" , "%s" : 77 }', '{"tool_tokens":1,"%s":77}',
+        '{"a":"\\"%s\\":5,","%s":77}' } do
+        assert.equal(77, request.find_limit(body:gsub("%%s", name)), body)
+      end
+    end
+  end)
+
+  it("takes nothing else for a limit", function()
+    for _, body in ipairs { '{}', '{"max_tokens":null}', '{"max_tokens":"5"}', '{"max_tokens":5.5}',
+      '{"prompt":"{\\"max_tokens\\":5}"}', '{"prompt":"\\"max_tokens","b":5}', '{"max_prompt_tokens":5}',
+      '_tokens":5,', '"max_tokens"', '{"my_max_tokens":5}' } do
+      assert.is_nil(request.find_limit(body), body)
+    end
+  end)
+end)
+
 describe("raising a token limit", function()
   it("doubles what the line names, under the name it has", function()
     for name, url in pairs { max_tokens = CHAT, max_completion_tokens = CHAT, max_output_tokens = RESPONSES } do

@@ -11,9 +11,9 @@ local term = require "obatch.term"
 
 --- A service in memory. `replies` maps a batch id ("batch-1", "batch-2", ... in the order of creation) to
 --- a function(look) that returns what Api:batch does; without one a batch is completed at once and has
---- an output file. `files` maps a file id to a function(path, as_it_comes) in place of a download.
+--- an output file. `files` maps a file id to a function(path, check) in place of a download.
 local function service(replies, files)
-  local api = { uploads = 0, creates = 0, looks = {}, downloads = {} }
+  local api = { uploads = 0, creates = 0, looks = {}, downloads = {}, known = {} }
   function api.clean(_, message) return message end
   function api:upload()
     self.uploads = self.uploads + 1
@@ -28,9 +28,14 @@ local function service(replies, files)
     if replies and replies[id] then return replies[id](self.looks[id]) end
     return { status = "completed", output_file_id = "output" }
   end
-  function api:download(id, path, as_it_comes)
+  function api.batches() return {} end
+  function api:file(id)
+    if self.knows_files then return { id = id } end
+    return nil, "No such File object", "NOT_FOUND"
+  end
+  function api:download(id, path, check)
     self.downloads[id] = (self.downloads[id] or 0) + 1
-    if files and files[id] then return files[id](path, as_it_comes) end
+    if files and files[id] then return files[id](path, check) end
     support.write(path, '{"custom_id":"r-1"}\n')
     return 20
   end
@@ -103,27 +108,71 @@ describe("results of a batch", function()
     assert.same({ error = 1 }, later.downloads)
   end)
 
-  it("that never have the promised size are taken as they come in the end", function()
+  --- What a service answers that always sends `content`, and with `complaint` about its count.
+  local function sends(content, complaint)
+    return function(path, check)
+      support.write(path, content)
+      local taken, why_not = check(path, complaint)
+      if taken then return #content end
+      assert(os.remove(path))
+      return nil, why_not, "CLOSED"
+    end
+  end
+  local RESULT = '{"custom_id":"r-1"}\n'
+
+  it("that never have the promised size, and are whole, are taken as they come in the end", function()
     local dir <close> = planned(2)
-    local api = service(nil, { output = function(path, as_it_comes)
-      if not as_it_comes then return nil, "20 bytes came, the file object promises 21", "CLOSED" end
-      support.write(path, '{"custom_id":"r-1"}\n')
-      return 20
-    end })
+    local api = service(nil, { output = sends(RESULT, "20 bytes came, the file object promises 21") })
     local result = run(dir, api)
     assert.same({ "batch-1_output.jsonl" }, result.parts[1].files)
     assert.equal(10, api.downloads.output)
   end)
 
+  it("that never end with a whole line, and have the promised size, are taken in the end", function()
+    local dir <close> = planned(2)
+    local api = service(nil, { output = sends(RESULT .. '{"custom_id":"r-', nil) })
+    assert.same({ "batch-1_output.jsonl" }, run(dir, api).parts[1].files)
+    assert.equal(10, api.downloads.output)
+  end)
+
+  it("that are nothing, where nobody promises that, are not believed at once", function()
+    local dir <close> = planned(2)
+    local looks = 0
+    local api = service(nil, { output = function(...)
+      looks = looks + 1
+      return sends(looks < 3 and "" or RESULT, nil)(...)
+    end })
+    assert.is_true(run(dir, api).done)
+    assert.equal(3, looks)
+    assert.equal(RESULT, support.read(dir.path .. "/base/iteration_1/batch-1_output.jsonl"))
+  end)
+
+  it("that are none, or half of them, are never taken: what the service has would be paid again", function()
+    for content, complaint in pairs { ["<html>Bad Gateway</html>\n"] = false, [""] = "0 bytes came",
+      [RESULT .. '{"custom_id":"r'] = "36 bytes came" } do
+      local dir <close> = planned(2)
+      local api
+      api = service(nil, { output = function(path, check)
+        if api.downloads.output > 15 then return nil, "the disk is full", "ENOSPC" end
+        return sends(content, complaint or nil)(path, check)
+      end })
+      local result = run(dir, api)
+      assert.equal("ENOSPC", result.code)
+      assert.is_nil(fs.stat(dir.path .. "/base/iteration_1/batch-1_output.jsonl"))
+    end
+  end)
+
   it("that are counted before their file is named are waited for, not paid again", function()
-    local dir <close> = planned(1)
     local counts = { total = 1.0, completed = 1.0, failed = 0.0 }
-    local api = service { ["batch-1"] = function(look)
-      return { status = "completed", request_counts = counts, output_file_id = look > 2 and "output" or nil }
-    end }
-    local result = run(dir, api)
-    assert.is_true(result.done)
-    assert.same({ "batch-1_output.jsonl" }, result.parts[1].files)
+    for _, status in ipairs { "completed", "expired", "cancelled" } do
+      local own_dir <close> = planned(1)
+      local api = service { ["batch-1"] = function(look)
+        return { status = status, request_counts = counts, output_file_id = look > 2 and "output" or nil }
+      end }
+      local result = run(own_dir, api)
+      assert.is_true(result.done)
+      assert.same({ "batch-1_output.jsonl" }, result.parts[1].files)
+    end
   end)
 
   it("that never get a file are given up in the end: counts are not to be trusted", function()
@@ -157,8 +206,49 @@ describe("results of a batch", function()
     assert(fs.mkdir(path)) -- opens, and fails to read
     local ok, _, code = the_job:merge(1)
     assert.is_nil(ok)
-    assert.equal("EIO", code)
+    assert.equal("EISDIR", code)
     assert.falsy(the_job.iterations[1].merged)
+  end)
+end)
+
+describe("what changed on this disk", function()
+  local function path(dir, name) return dir.path .. "/base/iteration_1/" .. name end
+
+  it("a request file that is not what was planned is not uploaded: its requests are planned anew", function()
+    for _, spoil in ipairs { fs.remove, function(name) support.write(name, loop.line("r-9") .. "\n") end } do
+      local dir <close> = planned(2, 1)
+      spoil(path(dir, "batch_requests_iteration_1_p002.jsonl"))
+      local api = service()
+      local result = run(dir, api)
+      assert.is_true(result.done)
+      assert.equal(1, api.uploads)
+      assert.is_true(result.parts[2].is_empty)
+      assert.is_nil(fs.stat(path(dir, "batch_requests_iteration_1_p002.jsonl")))
+    end
+  end)
+
+  it("a result that is not as it was downloaded is downloaded again, and nothing of it is thrown away", function()
+    for _, spoil in ipairs { fs.remove, function(name) support.write(name, '{"custom_id":"r-2"}\n') end } do
+      local dir <close> = planned(2)
+      assert.is_true(run(dir, service()).done)
+      spoil(path(dir, "batch-1_output.jsonl"))
+      local api = service()
+      local result = run(dir, api)
+      assert.is_true(result.done)
+      assert.same({ output = 1 }, api.downloads)
+      assert.equal(0, api.creates)
+      assert.equal('{"custom_id":"r-1"}\n', support.read(path(dir, "batch-1_output.jsonl")))
+      assert.equal(spoil ~= fs.remove, fs.stat(path(dir, "batch-1_output.jsonl.before")) ~= nil)
+    end
+  end)
+
+  it("a result that is deleted at the service, too, stops the run with its name", function()
+    local dir <close> = planned(2)
+    assert.is_true(run(dir, service()).done)
+    assert(fs.remove(path(dir, "batch-1_output.jsonl")))
+    local result = run(dir, service(), function(parts) parts[1].deleted = true end)
+    assert.equal("USAGE", result.code)
+    assert.truthy(result.message:find("batch-1_output.jsonl", 1, true))
   end)
 end)
 
@@ -238,8 +328,11 @@ describe("a batch that fails validation", function()
 
   it("whose request file cannot be read is an error of the disk", function()
     local dir <close> = planned(2)
-    assert(fs.remove(dir.path .. "/base/iteration_1/batch_requests_iteration_1.jsonl"))
-    local api = service { ["batch-1"] = failed { data = { { code = "strange", message = "bad", line = 1 } } } }
+    local reply = failed { data = { { code = "strange", message = "bad", line = 1 } } }
+    local api = service { ["batch-1"] = function(...)
+      assert(fs.remove(dir.path .. "/base/iteration_1/batch_requests_iteration_1.jsonl"))
+      return reply(...)
+    end }
     assert.equal("ENOENT", run(dir, api).code)
   end)
 end)
@@ -263,6 +356,7 @@ describe("while a batch is waited for", function()
     hurry()
     local dir <close> = planned(2)
     local api = unknown(99)
+    api.knows_files = true
     local result = run(dir, api)
     assert.is_true(result.done)
     assert.same({}, result.parts[1].files)

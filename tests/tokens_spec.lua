@@ -1,4 +1,8 @@
+local image_bytes = require "image_bytes"
+local json = require "obatch.json"
 local prices = require "obatch.prices"
+local request = require "obatch.request"
+local support = require "support"
 local tokens = require "obatch.tokens"
 
 describe("tokens.image", function()
@@ -110,6 +114,118 @@ describe("tokens.text", function()
     assert.equal(1, tokens.text "word")
     assert.equal(2, tokens.text "words")
     assert.equal(250, tokens.text(("x"):rep(1000)))
+  end)
+end)
+
+describe("tokens.request", function()
+  local PNG, JPEG = image_bytes.png(1024, 1024), image_bytes.jpeg(600, 500, image_bytes.exif():rep(5))
+
+  local dir
+  setup(function() dir = support.tmpdir() end)
+  teardown(function() getmetatable(dir).__close(dir) end)
+
+  local function url(bytes)
+    support.write(dir.path .. "/x", bytes)
+    return "data:image/png;base64," .. io.popen("base64 -w0 " .. dir.path .. "/x"):read "a"
+  end
+
+  --- A line like those of upload; `more` bytes are what it has beside its pictures.
+  local function line_of(pictures, settings)
+    local what = { custom_id = "a", model = "gpt-4o", endpoint = "/v1/chat/completions", prompt = "Transcribe." }
+    for name, value in pairs(settings or {}) do what[name] = value end
+    what.image = pictures[1]
+    local value = request.compose(what)
+    local content = (value.body.messages or value.body.input)[1].content
+    for i = 2, #pictures do
+      content[#content + 1] = { type = "image_url", image_url = { url = pictures[i] } }
+    end
+    local line = json.encode(value)
+    local rest = #line
+    for _, picture in ipairs(pictures) do rest = rest - #(picture:match ";base64,(.*)" or "") end
+    return line, (rest + 3) // 4
+  end
+
+  it("counts a text at 4 bytes a token", function()
+    local line = line_of({}, { prompt = ("word"):rep(1000) })
+    assert.equal((#line + 3) // 4, (tokens.request(line)))
+    assert.equal(0, (tokens.request ""))
+  end)
+
+  it("takes embedded pictures out, and counts them by their sides, model and detail", function()
+    local line, rest = line_of { url(PNG), url(JPEG) }
+    assert.equal(rest + 765 + 425, (tokens.request(line)))
+    assert.equal(rest + 1024 + 304, (tokens.request(line, "gpt-5.2")))
+    for _, endpoint in ipairs { "/v1/chat/completions", "/v1/responses" } do
+      line, rest = line_of({ url(PNG) }, { detail = "low", endpoint = endpoint })
+      assert.equal(rest + 85, (tokens.request(line)), endpoint)
+      -- As others write it: behind the picture, with spaces.
+      local moved, count = line:gsub('"detail":"low",("[%l_]+":"data:.-")', '%1,  "detail" : "low"')
+      assert.equal(1, count)
+      assert.equal(rest + 86, (tokens.request(moved)), endpoint)
+    end
+  end)
+
+  it("reads base64 whose slashes are escaped", function()
+    local line, rest = line_of { url(JPEG) }
+    local escaped, count = line:gsub(";base64,[^\"]*", function(picture) return (picture:gsub("/", "\\/")) end)
+    assert.equal(1, count)
+    assert.is_truthy(escaped:find(";base64,\\/9j\\/", 1, true))
+    assert.equal(rest + 425, (tokens.request(escaped)))
+  end)
+
+  it("counts what it cannot see as a usual page", function()
+    local other = "data:application/pdf;base64,JVBERi0xLjcKJeLjz9MK"
+    local line, rest = line_of { other }
+    assert.equal(rest + tokens.PICTURE, (tokens.request(line)))
+    line, rest = line_of({ url(PNG) }, { model = "no-such-model" })
+    assert.equal(rest + tokens.PICTURE, (tokens.request(line)))
+    line = line_of { "https://example.org/a.png", "https://example.org/b.png" }
+    assert.equal((#line + 3) // 4 + 2 * tokens.PICTURE, (tokens.request(line)))
+    line = '{"url":"/v1/responses","body":{"input":[{"content":[{"type" : "input_image", "file_id":"f"}]}]}}'
+    assert.equal((#line + 3) // 4 + tokens.PICTURE, (tokens.request(line)))
+    line, rest = line_of { url(PNG), "https://example.org/a.png" }
+    assert.equal(rest + 765 + tokens.PICTURE, (tokens.request(line)))
+  end)
+
+  it("takes no text for a picture", function()
+    for _, prompt in ipairs { "see data:image/png;base64,iVBORw0KGgo", ";base64,", ("a;base64,"):rep(50),
+      'the field "image_url" and the "input_image" of a request' } do
+      local line = line_of({}, { prompt = prompt })
+      assert.equal((#line + 3) // 4, (tokens.request(line)), prompt)
+    end
+    assert.equal(7, (tokens.request '{"a":"data:;base64,iVBORw0')) -- no JSON: never closed
+  end)
+
+  it("does not count the escapes of a text as if they were letters", function()
+    local letters = ("\u{0416}"):rep(3000) -- 2 bytes each in UTF-8, 6 as an escape
+    local plain = tokens.request(line_of({}, { prompt = letters }))
+    local escaped = tokens.request((line_of({}, { prompt = letters }):gsub("\u{0416}", "\\u0416")))
+    assert.equal(1500, plain - tokens.request(line_of({}, { prompt = "" })))
+    local counted = escaped - tokens.request(line_of({}, { prompt = "" }))
+    assert.is_true(counted > 2200 and counted < 2300, counted) -- half of 6 bytes
+  end)
+
+  it("gives the limit of the answer that the line names, or none", function()
+    local line = line_of({ url(PNG) }, { max_tokens = 500 })
+    assert.equal(500, select(2, tokens.request(line)))
+    line = line_of({ url(PNG) }, { max_tokens = 77, endpoint = "/v1/responses" })
+    assert.equal(77, select(2, tokens.request(line)))
+    assert.is_nil(select(2, tokens.request(line_of { url(PNG) })))
+  end)
+
+  it("never raises on pictures that lie", function()
+    math.randomseed(20261122)
+    for _, bytes in ipairs { JPEG, PNG:sub(1, 200), image_bytes.webp(9, 8, "lossy"), image_bytes.gif(9, 9) } do
+      local original = url(bytes:sub(1, 3000))
+      for _ = 1, 200 do
+        local picture = { original:byte(1, -1) }
+        for _ = 1, math.random(6) do picture[math.random(23, math.random(2) == 1 and 60 or #picture)] =
+          ("Aa/=9+\\"):byte(math.random(7)) end
+        for i, byte in ipairs(picture) do picture[i] = string.char(byte) end
+        local line = '{"url":"' .. table.concat(picture):sub(1, math.random(#picture)) .. '"}'
+        assert.equal("integer", math.type((tokens.request(line, "gpt-4o"))))
+      end
+    end
   end)
 end)
 

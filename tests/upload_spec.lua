@@ -195,13 +195,75 @@ describe("upload", function()
     local project <close> = pipeline.project { images = 5 }
     local box <close> = project:sandbox()
     -- gpt-4o in batches: (264 * 1.25 + 1000 * 5.00) / 1e6 = 0.00533 USD an image.
-    project:run("upload", box, { "--max-tokens", "1000", "--budget", "0.0150" })
+    local words = { "--max-tokens", "1000", "--budget", "0.0150" }
+    project:run("upload", nil, { "--dry-run", table.unpack(words) })
+    says(project, "5 images: 2 would be sent")
+    says(project, "skipped: 3 are beyond the budget (--budget 0.0150: ")
+    project:run("upload", box, words)
     says(project, "5 images: 2 sent")
-    says(project, "skipped: 3 are beyond --budget")
+    says(project, "skipped: 3 are beyond the budget (--budget 0.0150: 0.0107 USD of this run are spent; 0.0043 left, "
+      .. "and the next request may cost 0.0053)")
     assert.equal(2, (project:run("upload", box, { "--model", "no-such-model", "--budget", "5" })))
     says(project, "no-such-model")
     local files = project:created()
     assert.equal(1, files)
+  end)
+
+  it("keeps a budget for each run, or for the day, whatever runs there were", function()
+    local project <close> = pipeline.project { images = 7, upload = { "--max-images-per-batch", "2" } }
+    local box <close> = project:sandbox()
+    assert.equal(1, (project:run("upload", box, { "--budget-requests", "3" })))
+    says(project, "7 images: 3 sent in 2 batches")
+    says(project, "skipped: 4 are beyond the budget (--budget-requests 3: 3 requests of this run are submitted; 0 "
+      .. "left)")
+    -- Another run: the batches of the first are none of its own, but they are of the same day.
+    project:run("upload", box, { "--budget-requests", "3", "--budget-per-day" })
+    says(project, "0 sent in 0 batches")
+    says(project, "3 requests of today are submitted; 0 left")
+    project:run("upload", box, { "--budget-requests", "1" })
+    says(project, "1 sent in 1 batch ")
+    project:run("upload", box, { "--budget-tokens", "300", "--budget-per-day", "--max-tokens", "300" })
+    says(project, "skipped: 3 take more than the whole budget (--budget-tokens 300: one request alone may take 564 ")
+    project:run("upload", box)
+    project:run("download", box)
+    check(project)
+  end)
+
+  it("counts what the service has counted, and learns from it what an image takes", function()
+    local project <close> = pipeline.project { images = 3, model =
+      [[return { content = "The text of " .. request.custom_id .. ".", usage = { prompt = 100, completion = 10 } }]] }
+    local box <close> = project:sandbox()
+    project:run("upload", box, { "--limit", "1" })
+    project:run("download", box)
+    -- 1264 were estimated: with those, not one more would go.
+    project:run("upload", box, { "--budget-tokens", "250", "--budget-per-day" })
+    says(project, "3 images: 1 sent")
+    says(project, "(--budget-tokens 250: 220 tokens of today are submitted; 30 left, and the next request may "
+      .. "take 110)")
+    says(project, "about 100 tokens in and (as answers were so far) 10 out")
+  end)
+
+  it("counts what the last run has left to be submitted as this run's", function()
+    local project <close> = pipeline.project { images = 4 }
+    local box <close> = project:sandbox { "--faults", "create_batch: status=401 first=1" }
+    assert.equal(1, (project:run("upload", box, { "--limit", "2" })))
+    project:run("upload", box, { "--budget-requests", "3" })
+    says(project, "4 images: 1 sent")
+    says(project, "skipped: 1 are beyond the budget (--budget-requests 3: 3 requests of this run")
+    project:run("upload", box)
+    project:run("download", box)
+    check(project)
+  end)
+
+  it("tells which rows of --fields no image has", function()
+    local project <close> = pipeline.project { images = 2 }
+    local rows = { "path,date", "data/a/p-2.png,1909", "b c/p-1.png,1910" }
+    for i = 1, 7 do rows[#rows + 1] = ("data/gone-%d.png,1900"):format(i) end
+    support.write(project.base .. "/facts.csv", table.concat(rows, "\n"))
+    support.write(project.base .. "/prompt.txt", "{date}")
+    project:run("upload", nil, { "--fields", "facts.csv", "--dry-run", "--limit", "1" })
+    says(project, "note: 7 rows of facts.csv match no image: data/gone-1.png, data/gone-2.png, data/gone-3.png, "
+      .. "data/gone-4.png, data/gone-5.png, ...\n")
   end)
 
   it("tells the model facts from a CSV file, and leaves out images it knows nothing about", function()
@@ -300,6 +362,8 @@ describe("upload", function()
       { { "--max-bytes", "300000000" }, "no batch of more than 200000000 bytes" },
       { { "--image-dir", "prompt.txt" }, "prompt.txt is no folder" },
       { { "--budget", "0" }, "'0' is not a number above 0" },
+      { { "--budget-per-day" }, "--budget-per-day needs a budget" },
+      { { "--prices", "prompt.txt" }, "prompt.txt" },
     } do
       assert.equal(2, (project:run("upload", nil, case[1])))
       says(project, case[2])

@@ -7,6 +7,7 @@
 local argparse = require "argparse"
 local fs = require "obatch.fs"
 local term = require "obatch.term"
+local text = require "obatch.text"
 
 local cli = { home = nil, version = nil }
 
@@ -43,8 +44,8 @@ local function list_scripts()
       local name = file:match("^(.*)%.lua$")
       if name and not seen[name] then
         seen[name] = true
-        local text = fs.read(folder .. "/" .. file, 4096) or ""
-        lines[#lines + 1] = ("  %-18s %s"):format(name, text:match("^%-%-%-? *([^\n]*)") or "")
+        local script = fs.read(folder .. "/" .. file, 4096) or ""
+        lines[#lines + 1] = ("  %-18s %s"):format(name, script:match("^%-%-%-? *([^\n]*)") or "")
       end
     end
   end
@@ -64,41 +65,49 @@ function cli.parser(name, description)
 end
 
 --- For option values: `parser:option("--n"):convert(cli.positive_integer)`.
-function cli.positive_integer(text)
-  local number = math.tointeger(tonumber(text))
-  if not number or number < 1 then return nil, ("'%s' is not a whole number above 0"):format(text) end
+function cli.positive_integer(word)
+  local number = math.tointeger(tonumber(word))
+  if not number or number < 1 then return nil, ("'%s' is not a whole number above 0"):format(word) end
   return number
 end
 
-function cli.positive_number(text)
-  local number = tonumber(text)
+function cli.positive_number(word)
+  local number = tonumber(word)
   if not number or number ~= number or number <= 0 or number == math.huge then
-    return nil, ("'%s' is not a number above 0"):format(text)
+    return nil, ("'%s' is not a number above 0"):format(word)
   end
   return number
 end
 
-function cli.seconds(text)
-  local number = tonumber(text)
+function cli.seconds(word)
+  local number = tonumber(word)
   if not number or number ~= number or number < 0 or number == math.huge then
-    return nil, ("'%s' is not a number of seconds"):format(text)
+    return nil, ("'%s' is not a number of seconds"):format(word)
   end
   return number
 end
 
 --- Says on stderr what is wrong and returns the exit code, so that a script can
---- `return cli.fail(1, "...")`.
+--- `return cli.fail(1, "...")`. No control character of anybody's words reaches the terminal.
 function cli.fail(code, format, ...)
-  io.stderr:write("obatch: ", format:format(...), "\n")
+  local words = table.pack(...)
+  for i = 1, words.n do
+    if type(words[i]) == "string" then words[i] = words[i]:gsub("[^\n\t]+", text.shown) end
+  end
+  io.stderr:write("obatch: ", format:format(table.unpack(words, 1, words.n)), "\n")
   return code
 end
+
+--- What is to be done before the same command can go on.
+local FIRST = { ENOSPC = "free some space, then ", EDQUOT = "free some space, then ", EACCES = "mend that, then ",
+  EPERM = "mend that, then ", EROFS = "mend that, then ", DAMAGED = "mend that, then " }
 
 --- The exit code of a job that stopped before its end, said on stderr: something in the world is at
 --- fault, or the user wants it. Nothing is lost: the journal knows where to go on.
 function cli.stopped(message, code)
   if code == "INTERRUPTED" then return cli.fail(130, "interrupted: run the same command again to go on") end
   if code == "USAGE" or code == "CHANGED" then return cli.fail(2, "%s", message) end
-  return cli.fail(1, "stopped: %s\nobatch: run the same command again to go on", message)
+  return cli.fail(1, "stopped: %s\nobatch: %srun the same command again to go on", message, FIRST[code] or "")
 end
 
 --- Reading or setting a global that nobody declared is a typing error, not nil.

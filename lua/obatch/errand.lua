@@ -10,6 +10,7 @@
 -- when the one before it is completed.
 
 local fs = require "obatch.fs"
+local job = require "obatch.job"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local loop = require "obatch.loop"
@@ -23,7 +24,7 @@ local function read_record(path)
   local content, message, code = fs.read(path)
   if not content then return nil, message, code end
   local record, problem = json.decode(content)
-  if type(record) ~= "table" or type(record.items) ~= "table" then
+  if type(record) ~= "table" or not records.are_items(record.items) then
     return nil, ("%s: %s"):format(path, problem or "not a record"), "DAMAGED"
   end
   for _, item in ipairs(record.items) do records.restore_paths(item) end
@@ -52,10 +53,21 @@ local function new(dir, name, record)
   return setmetatable({ name = name, dir = dir .. "/" .. name, record = record, items = record.items }, Errand)
 end
 
+--- Makes sure that the folder of an errand is one: a link would lead out of `dir`. true | nil, message, CODE.
+local function check_folder(folder)
+  local stat = fs.lstat(folder)
+  if stat and stat.type == "link" then
+    return nil, ("%s is a link, and the folders of runs are obatch's own: remove it"):format(folder), "LINK"
+  end
+  return true
+end
+
 --- The errand that is on its way: .name, .dir, .record, .items. nil when there is none; nil, message, CODE
 --- when its record cannot be read.
 function errand.unfinished(dir, name)
   local full = ("%s_%03d"):format(name, last_number(dir, name))
+  local ok, problem, reason = check_folder(dir .. "/" .. full)
+  if not ok then return nil, problem, reason end
   local record, message, code = read_record(("%s/%s/record.json"):format(dir, full))
   if record then return new(dir, full, record) end
   if code == "ENOENT" then return nil end
@@ -76,7 +88,8 @@ function errand.begin(dir, name, compose)
   local is_new = last == 0 or fs.stat(("%s/%s_%03d/completed.json"):format(dir, name, last)) ~= nil
   local full = ("%s_%03d"):format(name, is_new and last + 1 or last)
   local folder = dir .. "/" .. full
-  local ok, message, code = fs.mkdir(folder)
+  local ok, message, code = check_folder(folder)
+  if ok then ok, message, code = fs.mkdir(folder) end
   if not ok then return nil, message, code end
   local writer <close>, problem, reason = jsonl.create(folder .. "/original_requests.jsonl")
   if not writer then return nil, problem, reason end
@@ -96,9 +109,16 @@ function errand.begin(dir, name, compose)
   return new(dir, full, record)
 end
 
---- Brings the requests to their end by loop.run, with its options but base_dir and original. Its result.
+--- Brings the requests to their end by loop.run, with its options but base_dir and original. Its result. A
+--- budget is for the errands of this name that went before, too, and for .beside.
 function Errand:run(options)
   options.base_dir, options.original = self.dir, self.dir .. "/original_requests.jsonl"
+  local stem, number = self.dir:match("^(.*_)(%d+)$")
+  options.beside = table.move(options.beside or {}, 1, #(options.beside or {}), 1, {})
+  for n = 1, options.budget and options.budget.limited and tonumber(number) - 1 or 0 do
+    local before = job.read(("%s%03d"):format(stem, n))
+    if before then table.insert(options.beside, before.meter) end
+  end
   return loop.run(options)
 end
 

@@ -50,7 +50,8 @@ local function images_below(image_dir)
 end
 
 --- Finds the image of a batch that an earlier script submitted. Such a script kept no paths: it is an
---- image below --image-dir, else the path that the custom_id was made from.
+--- image below --image-dir, else the path that the custom_id was made from. The ids come from the service:
+--- an absolute path is believed below the current folder and --image-dir only.
 local function locate(item, images, image_dir)
   local path = images[item.custom_id]
   if path then
@@ -59,8 +60,33 @@ local function locate(item, images, image_dir)
   end
   path = item.path or item.custom_id
   -- What is no image's name, or can be no file's, stays where it will not be found.
-  if not sidecar.parse(sidecar.text_path(path)) or path:find("\0", 1, true) then path = text.printable(path) .. "?" end
-  item.path, item.image_dir = path, path:sub(1, 1) == "/" and "/" or ""
+  if not sidecar.parse(sidecar.text_path(path)) or path:find("\0", 1, true) then path = "?" .. text.printable(path) end
+  item.path, item.image_dir = path, ""
+  if path:sub(1, 1) == "/" then
+    local here = assert(fs.absolute ".")
+    local is_here = path:sub(1, #here + 1) == here:gsub("/$", "") .. "/"
+    item.image_dir = not is_here and image_dir and fs.absolute(image_dir) or here
+  end
+end
+
+--- Whether a folder lies below another one, really. One that is not there does not lie elsewhere.
+local function is_below(dir, top)
+  local real, root = fs.absolute(dir == "" and "." or dir), fs.absolute(top)
+  local prefix = root and root:gsub("/$", "") .. "/"
+  return not real or prefix ~= nil and (real .. "/"):sub(1, #prefix) == prefix
+end
+
+--- A record that the journal does not know may be anybody's. What it says of folders is believed below the
+--- current one, or the one that the user names; and it may only speak of images. true | nil, message, CODE.
+function Harvest:check_origin(item)
+  local top = self.image_dir or "."
+  if not is_below(item.image_dir, top) then
+    return nil, ("the record of batch %s was not written by upload here, and says that its images are in %s: name "
+      .. "that folder with --image-dir if this is right"):format(self.part.batch_id, text.printable(item.image_dir)),
+      "USAGE"
+  end
+  if not sidecar.parse(sidecar.text_path(item.path)) then item.path = text.printable(item.path) .. "?" end
+  return true
 end
 
 --- Finds out which custom_ids may write, and where: self.items. nil, message, CODE: USAGE when only the
@@ -79,7 +105,12 @@ function Harvest:know_items()
   end
   for _, item in ipairs(record.items or {}) do
     item.image_dir = item.image_dir or named
-    if not item.image_dir then locate(item, images, self.image_dir) end
+    if not item.image_dir then
+      locate(item, images, self.image_dir)
+    elseif self.part.legacy then
+      local ok, message, code = self:check_origin(item)
+      if not ok then return nil, message, code end
+    end
     items[item.custom_id] = item
   end
   if not record.items then

@@ -32,7 +32,11 @@ function File:window(position, count)
   local at = position - self.first + 1
   if at >= 1 and at + count - 1 <= #self.chunk then return at end
   local chunk, message
-  if self.handle:seek("set", position - 1) then chunk, message = self.handle:read(math.max(STEP, count)) end
+  if self.read then
+    chunk = self.read(position, count)
+  elseif self.handle:seek("set", position - 1) then
+    chunk, message = self.handle:read(math.max(STEP, count))
+  end
   self.fault = self.fault or message
   self.chunk, self.first = chunk or "", position
   return 1
@@ -62,7 +66,8 @@ function File:tail(position) return self:bytes(math.max(position, self.size - ST
 
 -- ---------------------------------------------------------------- one function per format
 
--- Each returns width and height; or nil, what is wrong, CODE.
+-- Each returns width and height; or nil, what is wrong, CODE. With file.header_only, whether the file is
+-- whole is not asked.
 
 local function damaged(format, ...) return nil, "is a damaged " .. format:format(...), "NOT_IMAGE" end
 
@@ -77,6 +82,7 @@ local function png(file)
   if name ~= "IHDR" or length ~= 13 or width < 1 or height < 1 or width > 0x7FFFFFFF or height > 0x7FFFFFFF then
     return damaged "PNG: its header is not one"
   end
+  if file.header_only then return width, height end
   local position = 9
   if file:tail(position):find("\0\0\0\0IEND\xAEB`\x82", 1, true) then return width, height end
   repeat -- what stands behind IEND may be long
@@ -123,6 +129,7 @@ local function jpeg(file)
         height, width = file:unpack(">I2I2", position + 5)
         if not width then return cut_off "a JPEG without its end" end
         if width == 0 or height == 0 then return damaged("JPEG: it says it is %d x %d", width, height) end
+        if file.header_only then return width, height end
       elseif marker == 0xDA then
         if not width then return damaged "JPEG: its picture begins before its size is said" end
         -- Not before the picture: the thumbnail in an EXIF block has an end of its own. A file whose
@@ -151,6 +158,7 @@ local function color_table(flags) return flags & 0x80 ~= 0 and 3 << (flags & 7) 
 local function gif(file)
   local width, height, flags = file:unpack("<I2I2B", 7)
   if not width then return cut_off "a GIF without its trailer" end
+  if file.header_only and width > 0 and height > 0 then return width, height end
   local position, has_frame = 14 + color_table(flags), false
   while position do
     local block = file:byte(position)
@@ -210,6 +218,23 @@ local FORMATS = {
   { name = "gif", signature = "^GIF8[79]a", facts = gif },
   { name = "webp", signature = "^RIFF....WEBP", facts = webp },
 }
+
+--- The longest signature, in bytes.
+local SIGNATURE = 12
+
+--- The sides of an image that is no file, in pixels, by its header alone: `read(position, count)` gives at
+--- least `count` bytes from `position` (1 is the first), fewer only where they end. Width and height; nil
+--- for what is no image, or ends before its size is said.
+function image.size(read)
+  local head = read(1, SIGNATURE)
+  for _, format in ipairs(FORMATS) do
+    if head:find(format.signature) then
+      local width, height = format.facts(setmetatable({ read = read, header_only = true, size = math.huge,
+        chunk = head, first = 1 }, File))
+      if width then return width, height end
+    end
+  end
+end
 
 --- What the file at `path` is: { type = "png"|"jpeg"|"gif"|"webp", width =, height = (pixels),
 --- bytes = (its size) }. Or nil, message, CODE: EMPTY; NOT_IMAGE, also for an image that no program

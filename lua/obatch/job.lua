@@ -11,6 +11,7 @@ local fs = require "obatch.fs"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local journal = require "obatch.journal"
+local meter = require "obatch.meter"
 local part_events = require "obatch.part"
 local text = require "obatch.text"
 
@@ -37,7 +38,8 @@ function Job:merged_path(iteration) return self:path(iteration, "merged_results_
 -- ---------------------------------------------------------------- events
 
 --- What each event changes: those of a job here, those of a part in obatch.part. An iteration is
---- { n=, parts={...}, merged= }.
+--- { n=, parts={...}, merged=, cut= }. `cut` says why requests were kept out of it: "SPENT", the budget was, or
+--- "OVER", they alone take more than the whole of it.
 local apply = {}
 
 function apply.started(self, event)
@@ -45,7 +47,7 @@ function apply.started(self, event)
 end
 
 function apply.planned(self, event)
-  self.iterations[event.iteration] = { n = event.iteration, parts = event.parts }
+  self.iterations[event.iteration] = { n = event.iteration, parts = event.parts, cut = event.cut }
 end
 
 function apply.adopted(self, event)
@@ -61,8 +63,11 @@ end
 local function apply_event(self, event)
   if apply[event.event] then return apply[event.event](self, event) end
   local iteration = self.iterations[event.iteration]
-  part_events.apply(iteration.parts[event.part], event)
-  if event.successor then table.insert(iteration.parts, event.successor) end
+  local part = iteration.parts[event.part]
+  self.meter:apply(part, event)
+  part_events.apply(part, event)
+  for _, successor in ipairs(event.successors or { event.successor }) do table.insert(iteration.parts, successor) end
+  if event.event == "dropped" then iteration.cut = "SPENT" end
 end
 
 --- Makes an event durable, then applies it. true | nil, message, CODE: the disk is at fault, and
@@ -82,12 +87,36 @@ local function remove_parts(self)
     "corrected_results_steps.jsonl", "given_up.jsonl", "final_correction_log.txt" } do
     fs.remove(("%s/%s.part"):format(self.dir, name))
   end
-  for n in ipairs(self.iterations) do
+  for n, iteration in ipairs(self.iterations) do
     local folder = self:path(n, "")
     for _, name in ipairs(fs.list(folder) or {}) do
       if name:find("%.part$") then fs.remove(folder .. name) end
     end
+    for _, part in ipairs(iteration.parts) do
+      if part.is_empty then fs.remove(folder .. part.file) end
+    end
   end
+end
+
+local function new(dir)
+  local self = setmetatable({ dir = dir, iterations = {} }, Job)
+  self.meter = meter.new(function()
+    local last = self.iterations[#self.iterations]
+    return last and last.parts or {}
+  end)
+  return self
+end
+
+--- The job in `dir` as its journal tells it, to be looked at only: no lock, and nothing is written. It has
+--- .dir, .run, .original, .iterations, .events, .torn (the last event was cut off), and methods that give paths.
+--- nil, message, CODE.
+function job.read(dir)
+  local events, message, code = journal.read(dir .. "/journal.jsonl")
+  if not events then return nil, message, code end
+  local self = new(dir)
+  for _, event in ipairs(events) do apply_event(self, event) end
+  self.events, self.torn = events, message
+  return self
 end
 
 --- Opens, and creates where it is missing, the job in `dir` for the request file `original`. The
@@ -98,9 +127,10 @@ function job.open(dir, original)
   if not ok then return nil, message, code end
   local lock
   lock, message, code = fs.lock(dir .. "/lock")
-  if not lock then return nil, ("%s is in use: %s"):format(dir, message), code end
+  if not lock then return nil, code == "LOCKED" and ("%s is in use: %s"):format(dir, message) or message, code end
 
-  local self = setmetatable({ dir = dir, lock = lock, iterations = {} }, Job)
+  local self = new(dir)
+  self.lock = lock
   local events
   self.journal, events, code = journal.open(dir .. "/journal.jsonl")
   if not self.journal then
@@ -108,6 +138,13 @@ function job.open(dir, original)
     return nil, events, code
   end
   for _, event in ipairs(events) do apply_event(self, event) end
+  for n in ipairs(self.iterations) do
+    ok, message, code = self:make_folder(n)
+    if not ok then
+      self:close()
+      return nil, message, code
+    end
+  end
   remove_parts(self)
   -- The last run may have stopped between a batch's event and its line in the list for people.
   if #self.iterations > 0 then
@@ -125,7 +162,8 @@ function job.open(dir, original)
   end
   if not self.run then
     ok, message, code = self:record { event = "started", run = fs.random(6),
-      original = { path = text.printable(original), sha256 = sha256, bytes = bytes } }
+      original = { path = text.printable(original), absolute = text.printable(fs.absolute(original) or original),
+        sha256 = sha256, bytes = bytes } }
     if not ok then
       self:close()
       return nil, message, code
@@ -146,9 +184,19 @@ Job.__close = Job.close
 
 -- ---------------------------------------------------------------- what is sent
 
+--- Makes the folder of iteration n, and makes sure that it is one: a link would lead out of the job.
+function Job:make_folder(n)
+  local folder = self:path(n, ""):gsub("/$", "")
+  local stat = fs.lstat(folder)
+  if stat and stat.type == "link" then
+    return nil, ("%s is a link, and a job's folders are its own: remove it"):format(folder), "LINK"
+  end
+  return fs.mkdir(folder)
+end
+
 --- Takes over batches that were submitted elsewhere as iteration n.
 function Job:adopt(n, batch_ids)
-  local ok, message, code = fs.mkdir(self:path(n, ""))
+  local ok, message, code = self:make_folder(n)
   if not ok then return nil, message, code end
   -- What another tool merged may be all that is left of results the service no longer has.
   local merged = self:merged_path(n)
@@ -164,16 +212,25 @@ end
 --- Whether nothing of iteration n has reached the service, so that it may as well be planned anew.
 function Job:is_untouched(n)
   for _, part in ipairs(self.iterations[n].parts) do
-    if part.file_id or part.batch_id or part.done or part.upload_doubt or part.requeued then return false end
+    if not part_events.is_untouched(part) then return false end
   end
   return true
 end
 
---- Writes the request files of iteration n: `requests` yields line, url, model; each model and
---- endpoint gets files of its own, cut at `max_requests` lines and `max_bytes` bytes.
-function Job:plan(n, requests, max_requests, max_bytes)
+--- Takes a part of iteration n back whose batch was never created: its requests are planned again in a later
+--- iteration. true | nil, message, CODE.
+function Job:drop(n, part)
+  local ok, message, code = self:record { event = "dropped", iteration = n, part = part.part }
+  if not ok then return nil, message, code end
+  return fs.remove(self:path(n, part.file))
+end
+
+--- Writes the request files of iteration n: `requests` yields line, url, model, and estimates of the tokens in
+--- and out; each model and endpoint gets files of its own, cut at `max_requests` lines and `max_bytes` bytes,
+--- and where more tokens could never be enqueued. why_cut() then says whether a budget has kept requests out.
+function Job:plan(n, requests, max_requests, max_bytes, why_cut)
   local folder = self:path(n, "")
-  local ok, message, code = fs.mkdir(folder)
+  local ok, message, code = self:make_folder(n)
   if not ok then return nil, message, code end
   for _, name in ipairs(fs.list(folder) or {}) do
     if name:find("^batch_requests_iteration_") then fs.remove(folder .. name) end
@@ -184,7 +241,8 @@ function Job:plan(n, requests, max_requests, max_bytes)
     for _, group in pairs(open) do group.writer:close() end
   end })
   local function begin(url, model)
-    local part = { part = #parts + 1, file = requests_name(n, #parts + 1), endpoint = url, model = model }
+    local part = { part = #parts + 1, file = requests_name(n, #parts + 1), endpoint = url, model = model,
+      tokens_in = 0, tokens_out = 0 }
     parts[#parts + 1] = part
     local limits = { max_lines = max_requests, max_bytes = max_bytes }
     local writer, problem, reason = jsonl.create(folder .. part.file, limits)
@@ -198,21 +256,30 @@ function Job:plan(n, requests, max_requests, max_bytes)
     return true
   end
 
-  for line, url, model in requests do
+  local function is_enough(part, tokens)
+    local limit = self.meter.limits[part.model]
+    return limit and part.tokens_in > 0 and (part.tokens_in + tokens) * self.meter:enqueuing_factor(part.model) > limit
+  end
+
+  for line, url, model, tokens_in, tokens_out in requests do
     local key = url .. "\0" .. model
-    if not open[key] then
-      open[key], message, code = begin(url, model)
-      if not open[key] then return nil, message, code end
+    local group = open[key]
+    if group and not is_enough(group.part, tokens_in or 0) then
+      ok, message, code = group.writer:raw(line)
+    else
+      ok, code = false, "FULL"
     end
-    ok, message, code = open[key].writer:raw(line)
     if code == "FULL" then
-      ok, message, code = finish(open[key])
-      if not ok then return nil, message, code end
-      open[key], message, code = begin(url, model)
-      if not open[key] then return nil, message, code end
-      ok, message, code = open[key].writer:raw(line)
+      if group then ok, message, code = finish(group) end
+      if group and not ok then return nil, message, code end
+      group, message, code = begin(url, model)
+      open[key] = group
+      if not group then return nil, message, code end
+      ok, message, code = group.writer:raw(line)
     end
     if not ok then return nil, message, code end
+    group.part.tokens_in = group.part.tokens_in + (tokens_in or 0)
+    group.part.tokens_out = group.part.tokens_out + (tokens_out or 0)
   end
   for key, group in pairs(open) do
     ok, message, code = finish(group)
@@ -226,7 +293,7 @@ function Job:plan(n, requests, max_requests, max_bytes)
     if not ok then return nil, message, code end
     parts[1].file = name
   end
-  return self:record { event = "planned", iteration = n, parts = parts }
+  return self:record { event = "planned", iteration = n, parts = parts, cut = why_cut and why_cut() or nil }
 end
 
 --- Writes the ids of iteration n's batches where people, and other tools, look for them.
@@ -244,8 +311,8 @@ Round.__index = Round
 
 --- Iteration n as a set of parts to bring through the service.
 function Job:round(n)
-  return setmetatable({ job = self, n = n, parts = self.iterations[n].parts, title = "iteration " .. n,
-    rest = "what it does not name is sent again" }, Round)
+  return setmetatable({ job = self, n = n, parts = self.iterations[n].parts, meter = self.meter,
+    title = "iteration " .. n, rest = "what it does not name is sent again" }, Round)
 end
 
 --- Makes an event of a part durable, then applies it.
@@ -255,6 +322,21 @@ function Round:record(part, event)
 end
 
 function Round:request_path(part) return self.job:path(self.n, part.file) end
+
+function Round:take_back(part) return self.job:drop(self.n, part) end
+
+--- A part's requests become `pieces` new parts of the same iteration. true | nil, message, CODE.
+function Round:split(part, pieces)
+  local path = self:request_path(part)
+  local successors, message, code = part_events.split_file(path, part, pieces, function(number)
+    return self.job:path(self.n, requests_name(self.n, #self.parts + number)), #self.parts + number
+  end)
+  if not successors then return nil, message, code end
+  local ok
+  ok, message, code = self:record(part, { event = "split", batch_id = part.batch_id, successors = successors })
+  if not ok then return nil, message, code end
+  return fs.remove(path)
+end
 
 --- The name of the part's file at the service. It is unique to the content: it is how the file is
 --- found again when the reply is lost.
@@ -285,14 +367,14 @@ end
 function Round:reject(part, faults)
   local n, model_refused = self.n, nil
   local name = ("rejected_iteration_%d_p%03d.jsonl"):format(n, part.part)
-  local successor = { part = #self.parts + 1, endpoint = part.endpoint, model = part.model }
-  successor.file = requests_name(n, successor.part)
+  local number = #self.parts + 1
+  local file = requests_name(n, number)
   local records, message, code = jsonl.scan(self.job:path(n, part.file), { custom_id = "/custom_id" }, { text = true })
   if not records then return nil, message, code end
   local rejected <close>, trouble, errno = jsonl.create(self.job:path(n, name),
     { max_lines = part.lines, max_bytes = math.maxinteger })
   if not rejected then return nil, trouble, errno end
-  local kept <close>, problem, reason = jsonl.create(self.job:path(n, successor.file),
+  local kept <close>, problem, reason = jsonl.create(self.job:path(n, file),
     { max_lines = part.lines, max_bytes = part.bytes })
   if not kept then return nil, problem, reason end
 
@@ -307,61 +389,42 @@ function Round:reject(part, faults)
     end
     if not ok then return nil, problem, reason end
   end
-  local facts
+  local facts, successor
   facts, problem, reason = rejected:commit()
   if not facts then return nil, problem, reason end
   if kept.lines > 0 then
     facts, problem, reason = kept:commit()
     if not facts then return nil, problem, reason end
-    successor.lines, successor.bytes, successor.sha256 = facts.lines, facts.bytes, facts.sha256
+    successor = part_events.successor(part, number, file, facts)
     successor.model_refused = model_refused
-  else
-    successor = nil
   end
   return self:record(part, { event = "rejected", batch_id = part.batch_id, file = name, successor = successor })
 end
 
 -- ---------------------------------------------------------------- what came back
 
-local BLOCK = 1 << 20
-
---- Appends a file's bytes to `out` and ends them with a newline. true | nil, message.
-local function append_file(out, path)
-  local file <close>, message = io.open(path, "rb")
-  if not file then return nil, message end
-  local last = "\n"
-  while true do
-    local block, trouble = file:read(BLOCK)
-    if trouble then return nil, trouble end
-    if not block then return last == "\n" or out:write("\n") end
-    local ok, problem = out:write(block)
-    if not ok then return nil, problem end
-    last = block:sub(-1)
-  end
-end
-
 --- Puts all that was downloaded in iteration n into merged_results, every line as it was received.
 function Job:merge(n)
-  local path = self:merged_path(n)
-  local out <close>, message = io.open(path .. ".part", "wb")
-  if not out then return nil, message, "EIO" end
+  local out <close>, message, code = fs.create(self:merged_path(n))
+  if not out then return nil, message, code end
   for _, part in ipairs(self.iterations[n].parts) do
     for _, name in ipairs(part.files or {}) do
-      local ok, problem = append_file(out, self:path(n, name))
-      if not ok then return nil, ("%s: %s"):format(path, problem), "EIO" end
+      local bytes, whole, errno = out:copy(self:path(n, name))
+      local ok, trouble = bytes, whole
+      if bytes and not whole then ok, trouble, errno = out:write("\n") end
+      if not ok then return nil, trouble, errno end
     end
   end
-  local ok, problem = out:close()
-  if not ok then return nil, ("%s: %s"):format(path, problem), "EIO" end
-  local done, trouble, code = fs.rename(path .. ".part", path)
-  if not done then return nil, trouble, code end
-  return self:record { event = "merged", iteration = n }
+  local facts
+  facts, message, code = out:commit()
+  if not facts then return nil, message, code end
+  return self:record { event = "merged", iteration = n, bytes = facts.bytes, sha256 = facts.sha256 }
 end
 
 --- Adds a line to the log of iteration n.
 function Job:log(n, line)
-  local file <close> = io.open(self:path(n, "correction_log.txt"), "a")
-  if file then file:write(os.date("%Y-%m-%d %H:%M:%S "), line, "\n") end
+  local file <close> = fs.append(self:path(n, "correction_log.txt"), "later")
+  if file then file:write(os.date("%Y-%m-%d %H:%M:%S ") .. text.shown(line) .. "\n") end
 end
 
 return job

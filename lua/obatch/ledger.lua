@@ -10,6 +10,7 @@ local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
 local progress = require "obatch.progress"
 local request = require "obatch.request"
+local text = require "obatch.text"
 
 local ledger = {}
 local Ledger = {}
@@ -79,7 +80,8 @@ end
 function Ledger:members(n)
   local set, found = {}, false
   local folder = self.job:path(n, "")
-  for _, name in ipairs(n > 1 and fs.list(folder) or {}) do
+  local is_all = n == 1 and not self.job.iterations[n].cut -- the files need not be read
+  for _, name in ipairs(not is_all and fs.list(folder) or {}) do
     if name:find("^batch_requests_iteration_.*%.jsonl$") then
       found = true
       local ok, message, code = self:each_request(folder .. name, function(ordinal) set[ordinal] = true end)
@@ -100,16 +102,17 @@ function Ledger:judge(path, round, at)
   local records, message, code = jsonl.scan(path, outcome.FIELDS)
   if not records then return nil, message, code end
   local note, finish = progress.notes(self.log)
+  local name = text.printable(path)
   for record in records do
     local id = record.custom_id
     local ordinal = type(id) == "string" and self.index:find(id) or nil
     if record.error then
-      note("lines that are not JSON", "%s; the line is left out", record.error)
+      note("lines that are not JSON", "%s; the line is left out", text.printable(record.error))
     elseif type(id) ~= "string" then
-      note("lines without a custom_id", "%s:%d: there is no custom_id; the line is left out", path, record.number)
+      note("lines without a custom_id", "%s:%d: there is no custom_id; the line is left out", name, record.number)
     elseif not ordinal then
       note("lines for unknown custom_ids", "%s:%d: custom_id '%s' was never submitted; the line is left out",
-        path, record.number, id)
+        name, record.number, text.printable(text.cut(id, 300)))
     else
       local result = outcome.judge(record, self.policy)
       round.tokens_in = round.tokens_in + result.tokens_in
@@ -117,7 +120,7 @@ function Ledger:judge(path, round, at)
       local before = round.class[ordinal]
       if before then
         note("second answers", "%s:%d: custom_id '%s' is answered twice; the first good answer counts",
-          path, record.number, id)
+          name, record.number, text.printable(text.cut(id, 300)))
       end
       if not before or (before ~= VALID and result.class == "valid") then
         round.class[ordinal] = NUMBER[result.class]
@@ -142,8 +145,9 @@ function Ledger:absentees(n, round)
   for _, part in ipairs(iteration.parts) do
     local status = part.ended and part.ended.status
     if status ~= "expired" and status ~= "cancelled" then status = "missing" end
+    if part.is_empty then status = common end -- others have its requests
     if common == nil then common = status elseif common ~= status then common = false end
-    if part.file and status ~= "missing" then
+    if part.file and not part.is_empty and status ~= "missing" then
       local ok, message, code = self:each_request(self.job:path(n, part.file), function(ordinal)
         if not round.class[ordinal] then by_part[ordinal] = status end
       end)
@@ -284,104 +288,123 @@ end
 
 -- ---------------------------------------------------------------- the files people read
 
---- Writes a JSON Lines file of any size: write(put) calls put(text) for each line. Returns the
---- number of lines, or nil, message, CODE.
-local function write_lines(path, write)
-  local writer <close>, message, code = jsonl.create(path)
-  if not writer then return nil, message, code end
-  local failure
-  write(function(line)
-    if failure then return end
-    local ok, problem, reason = writer:raw(line)
-    if not ok then failure = { problem, reason } end
-  end)
-  if failure then return nil, failure[1], failure[2] end
-  local facts, problem, reason = writer:commit()
-  if not facts then return nil, problem, reason end
-  return facts.lines
-end
+--- What the files of a job hold: each calls put(text, ordinal) for the pieces of its file, in order, until that
+--- returns false; ordinal is the request that a piece is about. Those with a %d belong to iteration n, and are
+--- right as long as that was added last.
+local pieces = {}
 
---- unresolved_iteration_N and invalid_results_iteration_N: everything iteration n left without a
---- good answer, and the answers that were not good.
-function Ledger:write_iteration(n)
-  local unresolved = {}
+local function put_line(put, ordinal, value) return put(json.encode(value) .. "\n", ordinal) end
+
+--- Everything iteration n left without a good answer.
+pieces["unresolved_iteration_%d.jsonl"] = function(self, put)
   for ordinal = 1, self.index.count do
-    if self.last[ordinal] and self.last[ordinal] ~= VALID then unresolved[#unresolved + 1] = ordinal end
-  end
-  local lines, message, code = write_lines(self.job:path(n, "unresolved_iteration_%d.jsonl"), function(put)
-    for _, ordinal in ipairs(unresolved) do
+    if self.last[ordinal] and self.last[ordinal] ~= VALID then
       local action, item = self:action(ordinal)
-      if action == "resend" or self.last_members[ordinal] then
-        put(json.encode { custom_id = item.custom_id, class = item.class, reason = item.reason, action = action,
-          attempts = item.attempts })
-      end
+      local concerns = action == "resend" or self.last_members[ordinal]
+      if concerns and not put_line(put, ordinal, { custom_id = item.custom_id, class = item.class, reason = item.reason,
+        action = action, attempts = item.attempts }) then return end
     end
-  end)
-  if not lines then return nil, message, code end
-  return write_lines(self.job:path(n, "invalid_results_iteration_%d.jsonl"), function(put)
-    for _, ordinal in ipairs(unresolved) do
-      local at = self.places[ordinal]
-      if at and iteration_of(at) == n then put(self:result_line(ordinal)) end
-    end
-  end)
+  end
 end
 
---- corrected_results.json: one object, custom_id -> answer, in the order of the original file; and
---- beside it what unwrapping and repairing did to which answer.
-function Ledger:write_answers(dir)
-  local path = dir .. "/corrected_results.json"
-  local out <close>, message = io.open(path .. ".part", "wb")
-  if not out then return nil, message, "EIO" end
-  local separator, problem = "{\n", nil
-  local lines, trouble, code = write_lines(dir .. "/corrected_results_steps.jsonl", function(put)
-    for ordinal = 1, self.index.count do
-      if self.last[ordinal] == VALID then
-        local id = self:id(ordinal)
-        local answer, steps = outcome.answer(self:result_line(ordinal), self.policy)
-        if self.policy.expect == "text" then answer = json.encode(answer) end
-        local ok, why = out:write(separator, json.encode(id), ": ", answer)
-        problem = problem or (not ok and why)
-        separator = ",\n"
-        if #steps > 0 then put(json.encode { custom_id = id, steps = json.array(steps) }) end
-      end
-    end
-  end)
-  if not lines then return nil, trouble, code end
-  local ok, why = out:write(separator == "{\n" and "{}\n" or "\n}\n")
-  if ok and not problem then ok, why = out:close() end
-  if not ok or problem then return nil, ("%s: %s"):format(path, problem or why), "EIO" end
-  return fs.rename(path .. ".part", path)
+--- The answers of iteration n that were not good.
+pieces["invalid_results_iteration_%d.jsonl"] = function(self, put, n)
+  for ordinal = 1, self.index.count do
+    local at = self.last[ordinal] and self.last[ordinal] ~= VALID and self.places[ordinal]
+    if at and iteration_of(at) == n and not put(self:result_line(ordinal) .. "\n", ordinal) then return end
+  end
 end
 
---- final_results.jsonl, corrected_results.json and given_up.jsonl. Returns { valid=, given_up=,
---- left= }: left may still be sent.
+--- The good line of each request, in the order of the original file.
+pieces["final_results.jsonl"] = function(self, put)
+  for ordinal = 1, self.index.count do
+    if self.last[ordinal] == VALID and not put(self:result_line(ordinal) .. "\n", ordinal) then return end
+  end
+end
+
+--- One object, custom_id -> answer, in that order.
+pieces["corrected_results.json"] = function(self, put)
+  local separator = "{\n"
+  for ordinal = 1, self.index.count do
+    if self.last[ordinal] == VALID then
+      local answer = outcome.answer(self:result_line(ordinal), self.policy)
+      if self.policy.expect == "text" then answer = json.encode(answer) end
+      if not put(separator .. json.encode(self:id(ordinal)) .. ": " .. answer, ordinal) then return end
+      separator = ",\n"
+    end
+  end
+  put(separator == "{\n" and "{}\n" or "\n}\n")
+end
+
+--- What unwrapping and repairing did to which answer.
+pieces["corrected_results_steps.jsonl"] = function(self, put)
+  for ordinal = 1, self.index.count do
+    if self.last[ordinal] == VALID then
+      local _, steps = outcome.answer(self:result_line(ordinal), self.policy)
+      if #steps > 0 and not put_line(put, ordinal, { custom_id = self:id(ordinal), steps = json.array(steps) }) then
+        return
+      end
+    end
+  end
+end
+
+pieces["given_up.jsonl"] = function(self, put)
+  for ordinal = 1, self.index.count do
+    if self.last[ordinal] and self.last[ordinal] ~= VALID then
+      local action, item = self:action(ordinal)
+      if action == "give_up" and not put_line(put, ordinal, { custom_id = item.custom_id, class = item.class,
+        reason = item.reason, attempts = item.attempts }) then return end
+    end
+  end
+end
+
+--- The files of an iteration, and those of the whole job.
+ledger.OF_ITERATION = { "unresolved_iteration_%d.jsonl", "invalid_results_iteration_%d.jsonl" }
+ledger.FINAL = { "final_results.jsonl", "corrected_results.json", "corrected_results_steps.jsonl", "given_up.jsonl" }
+
+--- Calls put(text, ordinal) for the pieces of one of these files, until it returns false. Writes nothing.
+function Ledger:pieces(name, put, n) pieces[name](self, put, n) end
+
+--- Writes one of them, whole or not at all. true | nil, message, CODE.
+function Ledger:write_file(path, name, n)
+  local file <close>, message, code = fs.create(path)
+  if not file then return nil, message, code end
+  local ok = true
+  self:pieces(name, function(piece)
+    ok, message, code = file:write(piece)
+    return ok
+  end, n)
+  if ok then ok, message, code = file:commit() end
+  if not ok then return nil, message, code end
+  return true
+end
+
+--- Writes the files of iteration n, which was added last. true | nil, message, CODE.
+function Ledger:write_iteration(n)
+  for _, name in ipairs(ledger.OF_ITERATION) do
+    local ok, message, code = self:write_file(self.job:path(n, name), name, n)
+    if not ok then return nil, message, code end
+  end
+  return true
+end
+
+--- Writes the files of the job. Returns { valid=, given_up=, left= }: left may still be sent; or nil, message,
+--- CODE.
 function Ledger:write_final()
-  local dir, totals = self.job.dir, { given_up = 0, left = 0 }
-  local message, code
-  totals.valid, message, code = write_lines(dir .. "/final_results.jsonl", function(put)
-    for ordinal = 1, self.index.count do
-      if self.last[ordinal] == VALID then put(self:result_line(ordinal)) end
+  for _, name in ipairs(ledger.FINAL) do
+    local ok, message, code = self:write_file(self.job.dir .. "/" .. name, name)
+    if not ok then return nil, message, code end
+  end
+  local totals = { valid = 0, given_up = 0, left = 0 }
+  for ordinal = 1, self.index.count do
+    local what = "left"
+    if self.last[ordinal] == VALID then
+      what = "valid"
+    elseif self.last[ordinal] and self:action(ordinal) == "give_up" then
+      what = "given_up"
     end
-  end)
-  if not totals.valid then return nil, message, code end
-  local ok, problem, reason = self:write_answers(dir)
-  if not ok then return nil, problem, reason end
-  ok, problem, reason = write_lines(dir .. "/given_up.jsonl", function(put)
-    for ordinal = 1, self.index.count do
-      if self.last[ordinal] ~= VALID then
-        local action, item = "resend", nil
-        if self.last[ordinal] then action, item = self:action(ordinal) end
-        if action == "give_up" then
-          totals.given_up = totals.given_up + 1
-          put(json.encode { custom_id = item.custom_id, class = item.class, reason = item.reason,
-            attempts = item.attempts })
-        else
-          totals.left = totals.left + 1
-        end
-      end
-    end
-  end)
-  if not ok then return nil, problem, reason end
+    totals[what] = totals[what] + 1
+  end
   return totals
 end
 

@@ -8,8 +8,10 @@
 local fs = require "obatch.fs"
 local job = require "obatch.job"
 local ledger = require "obatch.ledger"
+local prices = require "obatch.prices"
 local request = require "obatch.request"
 local submission = require "obatch.submission"
+local tokens = require "obatch.tokens"
 
 local loop = {}
 
@@ -98,8 +100,12 @@ end
 ---   max_iterations           submit at most so often
 ---   max_requests, max_bytes  size of a batch (default: the API's limits)
 ---   initial_ids              a file with the ids of batches that were submitted elsewhere
+---   budget                   an obatch.budget: an iteration holds no more requests than it lets through
+---   beside                   meters of other jobs that the budget is for, too
+---   delete_remote, output_expires_after     see submission.run
 --- Returns { requests=, valid=, given_up=, left=, iterations=, stop_reason=, table= }: left may still be
---- sent; stop_reason says why nothing more may be submitted now; table is the text of the closing
+--- sent; stop_reason says why nothing more may be submitted now (is_over: what is left takes more than the
+--- whole budget, each one alone, so no run will send it); table is the text of the closing
 --- table. base_dir then holds final_results.jsonl, corrected_results.json and given_up.jsonl. Or nil,
 --- message, CODE: the same call goes on; USAGE and CHANGED are the user's to correct first.
 function loop.run(options)
@@ -121,54 +127,87 @@ function loop.run(options)
   ok, message, code = adopt_all(the_job, options.initial_ids, api, log)
   if not ok then return nil, message, code end
 
+  local settings = { poll_wait = options.poll_wait, log = log, progress = options.progress,
+    gone_batches = rules.gone_batches, delete_remote = options.delete_remote,
+    output_expires_after = options.output_expires_after }
+
   local function judge(n)
     local added, why, what = book:add(n)
     if not added then return nil, why, what end
     return book:write_iteration(n)
   end
 
-  --- line, url, model of each request to send next.
+  the_job.meter.beside = options.beside
+  local purse = options.budget and options.budget:purse(the_job.meter)
+  local price_table = options.budget and options.budget.prices or prices
+  local spent, why_cut -- why the budget lets no more requests through: words, and SPENT or OVER
+
+  --- line, url, model, tokens in and out of each request to send next, as far as the budget goes.
   local function next_requests(ordinals)
     local i = 0
+    spent, why_cut = nil, nil
+    if purse then purse:refresh() end
     return function()
-      i = i + 1
-      if not ordinals[i] then return nil end
-      local line = book:next_request(ordinals[i], max_bytes)
-      return line, request.group(line)
+      while true do
+        i = i + 1
+        if not ordinals[i] then return nil end
+        local line = book:next_request(ordinals[i], max_bytes)
+        local url, model = request.group(line)
+        local tokens_in, tokens_out = tokens.request(line, model)
+        local fits, why, kind = true, nil, nil
+        if purse then fits, why, kind = purse:take(model, tokens_in, tokens_out) end
+        if fits then return line, url, model, tokens_in, tokens_out or price_table.assumed_output_tokens end
+        spent, why_cut = why, kind
+        if kind ~= "OVER" then return nil end -- one that alone is too much must not hold up the others
+      end
     end
   end
 
   local n = 0 -- iterations that are merged and judged
-  while n < #the_job.iterations and the_job.iterations[n + 1].merged do
+  local rounds = 0 -- those of them that a budget has not cut short: they count for max_iterations
+  local function merged()
     n = n + 1
-    ok, message, code = judge(n)
+    rounds = rounds + (the_job.iterations[n].cut == "SPENT" and 0 or 1)
+    return judge(n)
+  end
+  while n < #the_job.iterations and the_job.iterations[n + 1].merged do
+    submission.delete_files(the_job:round(n + 1), api, settings)
+    ok, message, code = merged()
     if not ok then return nil, message, code end
   end
 
   local stopped
   while not stopped do
     -- What has not left this machine yet is written anew: rules and limits may have changed.
+    current = n + 1
     if n == #the_job.iterations or the_job:is_untouched(n + 1) then
       local ordinals = book:to_send()
-      if #ordinals == 0 or n >= options.max_iterations then break end
-      ok, message, code = the_job:plan(n + 1, next_requests(ordinals), max_requests, max_bytes)
+      if #ordinals == 0 or rounds >= options.max_iterations then break end
+      ok, message, code = the_job:plan(n + 1, next_requests(ordinals), max_requests, max_bytes,
+        function() return why_cut end)
       if not ok then return nil, message, code end
-      current = n + 1
-      log(("iteration %d: %d requests in %d part(s)"):format(n + 1, #ordinals, #the_job.iterations[n + 1].parts))
+      local parts, count = the_job.iterations[n + 1].parts, 0
+      if #parts == 0 then
+        stopped = { message = spent, is_over = why_cut == "OVER" }
+        break
+      end
+      for _, part in ipairs(parts) do count = count + part.lines end
+      log(("iteration %d: %d requests in %d part(s)"):format(n + 1, count, #parts))
     else
-      current = n + 1
       log(("iteration %d: going on"):format(n + 1))
+      if purse then
+        local parts = the_job.iterations[n + 1].parts
+        ok, message, code = purse:shed(parts, function(part) return the_job:drop(n + 1, part) end)
+        if not ok then return nil, message, code end
+      end
     end
-    n = n + 1
 
-    ok, message, code = submission.run(the_job:round(n), api,
-      { poll_wait = options.poll_wait, log = log, progress = options.progress })
+    ok, message, code = submission.run(the_job:round(n + 1), api, settings)
     if not ok then return nil, message, code end
     stopped = message
 
-    ok, message, code = the_job:merge(n)
-    if not ok then return nil, message, code end
-    ok, message, code = judge(n)
+    ok, message, code = the_job:merge(n + 1)
+    if ok then ok, message, code = merged() end
     if not ok then return nil, message, code end
     log(("iteration %d: %d of %d valid"):format(n, book.iterations[n].valid, book.iterations[n].submitted))
   end
@@ -177,7 +216,8 @@ function loop.run(options)
   totals, message, code = book:write_final()
   if not totals then return nil, message, code end
   return { requests = book.index.count, valid = totals.valid, given_up = totals.given_up, left = totals.left,
-    iterations = n, stop_reason = stopped and stopped.message, table = book:table() }
+    iterations = n, stop_reason = stopped and stopped.message, is_over = stopped and stopped.is_over,
+    table = book:table() }
 end
 
 return loop

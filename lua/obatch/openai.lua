@@ -7,14 +7,15 @@
 --
 -- Failures are nil, message, CODE: the codes of obatch.http, and
 --   AUTH 401, 403 · NOT_FOUND 404 · CONFLICT 409 · RATE_LIMIT 429 · QUOTA the account cannot pay ·
---   NO_FILE 400 for a file that is not visible yet · SERVER 5xx · REFUSED any other status >= 400 ·
---   PROTOCOL a reply that is not what it should be
+--   STORAGE an upload has no room · NO_FILE a batch's file is not visible yet · SERVER 408, 5xx ·
+--   REFUSED any other status >= 400 · PROTOCOL a reply that is not what it should be
 
 local cjson = require "cjson.safe"
+local content = require "obatch.content"
+local faults = require "obatch.fault"
 local fs = require "obatch.fs"
 local http = require "obatch.http"
 local json = require "obatch.json"
-local outcome = require "obatch.outcome"
 local tasks = require "obatch.tasks"
 local term = require "obatch.term"
 local text = require "obatch.text"
@@ -27,11 +28,14 @@ Api.__index = Api
 --- server asks for.
 local BASE, CAP = 1, 60
 
---- Transport faults that may pass by waiting; a disk that is full does not.
-local PASSING = { DNS = true, CONNECT = true, TIMEOUT = true, CLOSED = true, PROTOCOL = true }
-
 --- Transport faults after which the service may have seen the whole request.
-local DOUBTFUL = { TIMEOUT = true, CLOSED = true, PROTOCOL = true, REDIRECT = true, TOO_BIG = true }
+local DOUBTFUL = { TIMEOUT = true, CLOSED = true, PROTOCOL = true, REDIRECT = true, TOO_BIG = true, ENOMEM = true }
+
+--- Seconds for which the answer to a whole request that creates something is waited for: a service may take
+--- minutes to digest 200 MB, and the last megabytes may still be in this machine's buffers; who gives up
+--- earlier has a doubt to settle. It is the timeout of the official SDKs. Where patience ends before, the wait
+--- does, too, but not before that for a silent connection.
+local ANSWER_TIMEOUT, STALL_TIMEOUT = 600, 60
 
 --- The longest message, in bytes.
 local MAX_MESSAGE = 1000
@@ -39,80 +43,30 @@ local MAX_MESSAGE = 1000
 --- Any real key is longer; a shorter one is a stand-in for a local server and may be an honest word.
 local SHORTEST_KEY = 8
 
---- JSON null and the empty string (seen as the file id of a clean batch) both mean "absent".
-local function present(value)
-  if value == nil or value == cjson.null or value == "" then return nil end
-  return value
-end
+--- A reply that holds a key of so many bytes is nonsense, and not believed: its ids and words go into journals
+--- and names of files. A stand-in may be shorter.
+local SURELY_A_KEY = 16
+
+local present = faults.present
 openai.present = present
 
--- ---------------------------------------------------------------- how long to wait
+-- ---------------------------------------------------------------- the key
 
-local MONTHS = { Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6, Jul = 7, Aug = 8, Sep = 9,
-  Oct = 10, Nov = 11, Dec = 12 }
+--- What nobody who looks at a client shall see: { headers =, words = patterns of the key, is_long = } for each.
+local SECRETS = setmetatable({}, { __mode = "k" })
 
---- An HTTP date ("Sun, 06 Nov 1994 08:49:37 GMT") in Unix seconds. RFC 9110, 5.6.7.
-local function http_date(value)
-  local day, month, year, hour, minute, second =
-    (value or ""):match("(%d%d?) (%a+) (%d%d%d%d) (%d%d):(%d%d):(%d%d) GMT")
-  if not MONTHS[month] then return nil end
-  local fields = { year = year, month = MONTHS[month], day = day, hour = hour, min = minute, sec = second,
-    isdst = false }
-  -- os.time reads local time; the same reading of "now" in UTC gives the difference.
-  return os.time(fields) + os.time() - os.time(os.date("!*t"))
-end
-
---- What the server asks to wait, in seconds; nil when it does not say, or says "not at all". The
---- order is that of the official SDKs: retry-after-ms, then Retry-After as seconds or as a date.
-local function asked_wait(headers)
-  local milliseconds, value = tonumber(headers["retry-after-ms"]), headers["retry-after"]
-  local seconds = milliseconds and milliseconds / 1000 or tonumber(value)
-  if not seconds then
-    local date = http_date(value)
-    seconds = date and date - (http_date(headers.date) or term.time())
+--- The key as it may come back in a message: as it is, in a URL, in JSON text.
+local function patterns_of(key)
+  local function percent(format)
+    return (key:gsub("[^%w._~-]", function(char) return format:format(char:byte()) end))
   end
-  return seconds and seconds > 0 and seconds or nil
-end
-
--- ---------------------------------------------------------------- what a reply means
-
---- The "error" object of a reply, as plain Lua; {} when the body has none (a gateway's HTML).
-local function error_of(body)
-  local reply = cjson.decode(body)
-  local failure = type(reply) == "table" and reply.error
-  if type(failure) == "string" then return { message = failure } end
-  if type(failure) ~= "table" then return {} end
-  return { message = present(failure.message), code = present(failure.code), type = present(failure.type),
-    param = present(failure.param) }
-end
-
-local CODES = { [401] = "AUTH", [403] = "AUTH", [404] = "NOT_FOUND", [409] = "CONFLICT", [429] = "RATE_LIMIT" }
-
-local REMEDIES = {
-  AUTH = "check the API key (OPENAI_API_KEY or --api-key-file), the organization and the project",
-  QUOTA = "the account cannot pay for more: add credit or raise its limit, then run again",
-}
-
---- Judges a finished transfer: nil when it is a success, else { message, code, again, status }, where
---- `again` says whether the same request may succeed later.
-local function fault_of(transfer, what)
-  if transfer.code then
-    return { message = ("%s: %s"):format(what, transfer.error), code = transfer.code, again = PASSING[transfer.code] }
+  local quoted = json.encode(key):sub(2, -2)
+  local found, known = {}, {}
+  for _, form in ipairs { key, percent "%%%02X", percent "%%%02x", quoted, (quoted:gsub("/", "\\/")) } do
+    if not known[form] and #key >= SHORTEST_KEY then found[#found + 1] = form:gsub("%p", "%%%0") end
+    known[form] = true
   end
-  local status = transfer.status
-  if status >= 200 and status < 300 then return nil end
-  local failure = error_of(transfer.body)
-  local code = CODES[status] or (status >= 500 and "SERVER") or "REFUSED"
-  local again = status == 408 or status == 409 or status == 429 or status >= 500
-  local wish = transfer.headers["x-should-retry"]
-  if wish == "true" then again = true elseif wish == "false" then again = false end
-  if outcome.is_quota(failure) then code, again = "QUOTA", false end
-  if status == 400 and failure.param == "file_id" then code = "NO_FILE" end
-  local message = ("%s: status %d%s%s"):format(what, status,
-    failure.message and ": " .. tostring(failure.message) or "",
-    transfer.headers["x-request-id"] and (" (request %s)"):format(transfer.headers["x-request-id"]) or "")
-  if REMEDIES[code] then message = message .. ". Remedy: " .. REMEDIES[code] end
-  return { message = message, code = code, again = again, status = status }
+  return found
 end
 
 -- ---------------------------------------------------------------- one call
@@ -122,44 +76,60 @@ end
 ---   allow_plain_http                        http:// to other hosts than this machine
 ---   settle_seconds, patience                see obatch.policy
 ---   log(line)                               hears of every retry
+--- Its field `reached` is true once the service has answered anything at all.
 function openai.new(options)
   local headers = { ["Authorization"] = "Bearer " .. options.key, ["Accept"] = "application/json" }
   headers["OpenAI-Organization"] = options.organization
   headers["OpenAI-Project"] = options.project
-  local client, message, code = http.client { user_agent = "obatch", allow_plain_http = options.allow_plain_http }
+  local client, message, code = http.client { user_agent = "obatch", stall_timeout = STALL_TIMEOUT,
+    allow_plain_http = options.allow_plain_http }
   if not client then return nil, message, code end
-  return setmetatable({
-    client = client, key = options.key, headers = headers, base_url = options.base_url,
+  local api = setmetatable({
+    client = client, base_url = options.base_url, reached = false,
     settle_seconds = options.settle_seconds or 15, patience = options.patience or 600,
     log = options.log or function() end,
+    known = {},       -- ids of files and batches that are somebody's already: those that this client has handed
+                      -- out, and what a caller adds; a doubt is never settled with one of them
+    unfinished = {},  -- see obatch.content
   }, Api)
+  SECRETS[api] = { headers = headers, words = patterns_of(options.key), is_long = #options.key >= SURELY_A_KEY }
+  return api
 end
 
-function Api:close() self.client:close() end
+--- Idempotent. Downloads that could have been gone on with are over.
+function Api:close()
+  content.forget(self)
+  self.client:close()
+end
 Api.__close = Api.close
 
 --- A message that may hold words of the service: one line, not endless, and without the key, which
 --- some services repeat.
 function Api:clean(message)
-  if #self.key >= SHORTEST_KEY then message = message:gsub(self.key:gsub("%p", "%%%0"), "***") end
+  for _, word in ipairs(SECRETS[self].words) do message = message:gsub(word, "***") end
   return text.cut(message:gsub("[\0-\31\127]+", " "), MAX_MESSAGE)
 end
 
 --- One transfer, no retry. Returns the transfer and its fault (nil for a success).
 function Api:send(what, call)
   local headers = {}
-  for name, value in pairs(self.headers) do headers[name] = value end
+  for name, value in pairs(SECRETS[self].headers) do headers[name] = value end
+  for name, value in pairs(call.headers or {}) do headers[name] = value end
   local body = call.json and json.encode(call.json)
   if body then headers["Content-Type"] = "application/json" end
-  local transfer, message, code = tasks.request(self.client, {
+  local transfer, message, code, broken = tasks.request(self.client, {
     method = call.method or "GET", url = self.base_url .. call.path, headers = headers,
-    body = body or call.body, form = call.form, to_file = call.to_file, fresh = call.creates,
+    body = body or call.body, form = call.form, to_file = call.to_file, resume_at = call.resume_at,
+    fresh = call.creates,
+    answer_timeout = call.creates and math.max(STALL_TIMEOUT, math.min(ANSWER_TIMEOUT, self.patience)) or nil,
   })
+  transfer = transfer or broken
   local fault
   if transfer then
-    fault = fault_of(transfer, what)
+    if transfer.status > 0 then self.reached = true end
+    fault = faults.of(transfer, what, call)
   else
-    fault = { message = ("%s: %s"):format(what, message), code = code, again = PASSING[code] }
+    fault = { message = ("%s: %s"):format(what, message), code = code, again = faults.PASSING[code] }
   end
   if fault then fault.message = self:clean(fault.message) end
   return transfer, fault
@@ -167,8 +137,8 @@ end
 
 --- Waits after the k-th try (k = 1, 2, ...) ended with `fault`: true; or nil, message, CODE when the
 --- next one would begin after `deadline`, or when interrupted.
-function Api:back_off(k, transfer, fault, deadline)
-  local pause = transfer and asked_wait(transfer.headers) or math.random() * math.min(CAP, BASE * 2 ^ (k - 1))
+function Api:back_off(k, fault, deadline)
+  local pause = fault.wait or math.random() * math.min(CAP, BASE * 2 ^ (k - 1))
   if term.clock() + pause > deadline then
     local message = ("%s; given up after %d tries, the next would be %.0f s away"):format(fault.message, k, pause)
     return nil, message, fault.code
@@ -186,17 +156,39 @@ function Api:call(what, call)
     if not fault then return transfer end
     if not fault.again or call.once then return nil, fault.message, fault.code end
     k = k + 1
-    local ok, message, code = self:back_off(k, transfer, fault, deadline)
+    local ok, message, code = self:back_off(k, fault, deadline)
     if not ok then return nil, message, code end
   end
 end
 
---- The text of each reply that is still held: what is kept of a reply is its own bytes.
+--- The text of each reply that is still held: what is kept of a reply is its own bytes. Of an item of a
+--- listing it is { page = text, at = pointer } until somebody asks.
 local TEXTS = setmetatable({}, { __mode = "k" })
 
 --- The JSON text of an object that a method of the client returned, as the service sent it; nil for
 --- another table.
-function openai.raw(object) return TEXTS[object] end
+function openai.raw(object)
+  local found = TEXTS[object]
+  if type(found) == "table" then
+    found = json.raw(found.page, found.at)
+    TEXTS[object] = found
+  end
+  return found
+end
+
+--- Whether one of the patterns is in a string, or in a string of a table.
+local function holds(value, patterns)
+  if type(value) == "table" then
+    for key, each in pairs(value) do
+      if holds(key, patterns) or holds(each, patterns) then return true end
+    end
+  elseif type(value) == "string" then
+    for _, pattern in ipairs(patterns) do
+      if value:find(pattern) then return true end
+    end
+  end
+  return false
+end
 
 --- The reply's JSON object, or nil, message, CODE.
 function Api:object_of(what, transfer)
@@ -204,6 +196,10 @@ function Api:object_of(what, transfer)
   if type(reply) ~= "table" then
     local words = text.cut(self:clean(transfer.body), 80)
     return nil, ("%s: the reply is no JSON object: '%s'"):format(what, words), "PROTOCOL"
+  end
+  local secrets = SECRETS[self]
+  if secrets.is_long and (holds(transfer.body, secrets.words) or holds(reply, secrets.words)) then
+    return nil, what .. ": the reply repeats the API key; it is not used", "PROTOCOL"
   end
   TEXTS[reply] = transfer.body
   return reply
@@ -224,14 +220,15 @@ end
 
 --- Looks for something that may have been created, again and again over settle_seconds, because a
 --- new batch can be late in the listing. Returns it; nil when it is not there; nil, message, CODE
---- when the service could not be asked.
-function Api:settle(what, find)
+--- when the service could not be asked. `limits` are those of each().
+function Api:settle(what, find, limits)
   local deadline, pause = term.clock() + self.settle_seconds, 1
   while true do
     local last = term.clock() >= deadline
-    local found, message, code = find()
+    local found, message, code = find(limits)
     if found then
       self.log(what .. ": it had been created; going on with it")
+      self.known[found.id] = true
       return found
     end
     if message then return nil, message, code end
@@ -242,10 +239,13 @@ function Api:settle(what, find)
   end
 end
 
+local function has_id(object) return type(object.id) == "string" and object.id ~= "" end
+
 --- Creates something exactly once. `find` looks for it; `in_doubt` says that an earlier attempt may
 --- have succeeded. A definite refusal (4xx but 408 and 409) and a request that was never sent leave
 --- no doubt; everything else does, 5xx and an unreadable reply included.
---- Failures have a fourth value: true when it is certain that nothing was created.
+--- Failures have a fourth value: true when it is certain that nothing was created; and a fifth: the seconds
+--- after which the service wants to be asked again, if it told.
 function Api:create(what, call, find, in_doubt)
   call.creates = true
   local deadline, k, fault = term.clock() + self.patience, 0, nil
@@ -255,37 +255,60 @@ function Api:create(what, call, find, in_doubt)
       local found, message, code = self:settle(what, find)
       if found or message then return found, message, code end
     end
-    if fault and not fault.again then return nil, fault.message, fault.code end
+    if fault and not fault.again then return nil, fault.message, fault.code, false, fault.wait end
     local transfer
     transfer, fault = self:send(what, call)
     if not fault then
       local reply = self:object_of(what, transfer)
-      if reply and type(reply.id) == "string" and reply.id ~= "" then return reply end
+      if reply and has_id(reply) then
+        self.known[reply.id] = true
+        return reply
+      end
       fault = { message = what .. ": the reply names no id", code = "PROTOCOL", again = true }
     end
     local status = fault.status
     in_doubt = DOUBTFUL[fault.code] or (status and (status >= 500 or status == 408 or status == 409))
-    if not in_doubt and not fault.again then return nil, fault.message, fault.code, fault.code ~= "INTERRUPTED" end
+    if fault.code == "STORAGE" then in_doubt = false end -- 507: there was no room for it
+    if not in_doubt and not fault.again then
+      return nil, fault.message, fault.code, fault.code ~= "INTERRUPTED", fault.wait
+    end
     k = k + 1
-    local ok, message, code = self:back_off(k, transfer, fault, deadline)
-    if not ok then return nil, message, code, not in_doubt end
+    local ok, message, code = self:back_off(k, fault, deadline)
+    if not ok then
+      -- The last try may have succeeded; it is worth a look, but no more patience.
+      local found = in_doubt and code ~= "INTERRUPTED" and self:settle(what, find, { once = true })
+      if found then return found end
+      return nil, message, code, not in_doubt, fault.wait
+    end
   end
 end
 
 -- ---------------------------------------------------------------- files
+
+--- An object's status in lower case ("" where it has none): some services write it with a capital.
+local function status_of(object) return type(object.status) == "string" and object.status:lower() or "" end
+
+--- Whether a listed file is the one that may have been uploaded, and can still be used. One that this client
+--- knows already is another: nobody uploads a file anew that the service has shown to have.
+function Api:is_upload(file, filename, size)
+  if file.filename ~= filename or file.bytes ~= size or not has_id(file) or self.known[file.id] then return false end
+  local status, expires = status_of(file), tonumber(present(file.expires_at))
+  return status ~= "error" and status ~= "deleted" and status ~= "expired" and file.deleted ~= true
+    and not (expires and expires <= term.time())
+end
 
 --- Uploads `path` under the name `filename`, which must be unique to its content (it is how a lost
 --- reply is found again). Returns the file object.
 function Api:upload(path, filename, in_doubt)
   local stat, message, code = fs.stat(path)
   if not stat then return nil, message, code end
-  local function find()
+  local function find(limits)
     return self:each("/files?purpose=batch&limit=1000", function(file)
-      return file.filename == filename and file.bytes == stat.size and present(file.status) ~= "error"
-    end)
+      return self:is_upload(file, filename, stat.size)
+    end, limits)
   end
   return self:create("uploading " .. filename, {
-    method = "POST", path = "/files",
+    method = "POST", path = "/files", stores = true,
     form = {
       { name = "purpose", value = "batch" },
       { name = "file", file = path, filename = filename, type = "application/jsonl" },
@@ -302,59 +325,63 @@ function Api:delete_file(id)
 end
 
 --- Downloads a file's bytes to `path`, complete or not at all: the count must be what the file object
---- says (where it says anything, and unless `as_it_comes`), and what is at `path` in the end is
---- durable. Returns the number of bytes.
-function Api:download(id, path, as_it_comes)
+--- says (where it says anything), and what is at `path` in the end is durable. check(path, complaint, promised),
+--- where it is given, looks at what came before it gets its name, at what is wrong with its count (nil: nothing)
+--- and at the count that the file object names (nil: none); it returns true to take it, or nil and why not.
+--- Returns the number of bytes; a file that is not taken is CLOSED.
+function Api:download(id, path, check)
   local what = "content of file " .. id
   local object, problem, reason = self:file(id)
   -- Some services know the content of a result file but not the object.
   if not object and reason ~= "NOT_FOUND" and reason ~= "REFUSED" then return nil, problem, reason end
   local promised = object and math.tointeger(present(object.bytes))
   local part = path .. ".part"
-  local transfer, message, code = self:call(what, { path = "/files/" .. segment(id) .. "/content", to_file = part })
-  if not transfer then
+  local bytes, message, code = content.fetch(self, what, "/files/" .. segment(id) .. "/content", id, part, promised)
+  if not bytes then return nil, message, code end
+  local complaint = promised and promised ~= bytes
+    and ("%d bytes came, the file object promises %d"):format(bytes, promised) or nil
+  local taken, why_not = not complaint, complaint
+  if check then taken, why_not = check(part, complaint, promised) end
+  if not taken then
     fs.remove(part)
-    return nil, message, code
+    return nil, ("%s: %s"):format(what, why_not), "CLOSED"
   end
-  if promised and promised ~= transfer.bytes then
-    local complaint = ("%s: %d bytes came, the file object promises %d"):format(what, transfer.bytes, promised)
-    if not as_it_comes then
-      fs.remove(part)
-      return nil, complaint, "CLOSED"
-    end
-    self.log(complaint .. "; going on with what came")
-  end
+  if complaint then self.log(("%s: %s; going on with what came"):format(what, complaint)) end
   local ok, trouble, errno = fs.rename(part, path) -- which puts the content on disk first
   if not ok then
     fs.remove(part)
     return nil, trouble, errno
   end
-  return transfer.bytes
+  return bytes
 end
 
 -- ---------------------------------------------------------------- batches
 
-local function same_tag(metadata, tag)
-  if type(metadata) ~= "table" then return false end
+--- Whether a listed batch is the one that may have been created: it has the tag; or it has the file, and no
+--- value of the tag is another's (services drop metadata). One that failed validation ran nothing and does
+--- not count; nor does one that this client knows already: a listing may show it as it was before it failed.
+function Api:is_batch(batch, input_file_id, tag)
+  if status_of(batch) == "failed" or not has_id(batch) or self.known[batch.id] then return false end
+  local metadata = type(batch.metadata) == "table" and batch.metadata or {}
+  local same, other = next(tag) ~= nil, false
   for key, value in pairs(tag) do
-    if metadata[key] ~= value then return false end
+    same = same and metadata[key] == value
+    other = other or present(metadata[key]) ~= nil and metadata[key] ~= value
   end
-  return true
+  return same or batch.input_file_id == input_file_id and not other
 end
 
---- Creates a batch of 24 h over an uploaded file. `tag` is its metadata and, together with the file
---- id, how a batch is found whose reply was lost. Batches that failed validation do not count: they
---- ran nothing.
-function Api:create_batch(input_file_id, endpoint, tag, in_doubt)
-  local function find()
-    return self:each("/batches?limit=100", function(batch)
-      return batch.status ~= "failed"
-        and (batch.input_file_id == input_file_id or same_tag(batch.metadata, tag))
-    end)
+--- Creates a batch of 24 h over an uploaded file. `tag` is its metadata and, together
+--- with the file id, how a batch is found whose reply was lost. `output_expires_after`: the seconds after which
+--- the service may delete its results.
+function Api:create_batch(input_file_id, endpoint, tag, in_doubt, output_expires_after)
+  local function find(limits)
+    return self:each("/batches?limit=100", function(batch) return self:is_batch(batch, input_file_id, tag) end, limits)
   end
   return self:create("creating the batch of file " .. input_file_id, {
-    method = "POST", path = "/batches",
-    json = { input_file_id = input_file_id, endpoint = endpoint, completion_window = "24h", metadata = tag },
+    method = "POST", path = "/batches", input_file_id = input_file_id,
+    json = { input_file_id = input_file_id, endpoint = endpoint, completion_window = "24h", metadata = tag,
+      output_expires_after = output_expires_after and { anchor = "created_at", seconds = output_expires_after } },
   }, find, in_doubt)
 end
 
@@ -370,21 +397,46 @@ function Api:cancel_batch(id)
     { method = "POST", path = "/batches/" .. segment(id) .. "/cancel", body = "", once = true })
 end
 
+--- The batches with these ids, a list, as the listing shows them: a table id -> batch object. It is made of few
+--- requests: batches that others have created since may push ours off the pages that are looked at, so an id that
+--- is not in it has to be asked for by itself. nil, message, CODE when a page could not be had; a fault is
+--- not waited out.
+function Api:batches(ids)
+  local wanted, found, left = {}, {}, 0
+  for _, id in ipairs(ids) do
+    if not wanted[id] then wanted[id], left = true, left + 1 end
+  end
+  if left == 0 then return found end
+  local _, message, code = self:each("/batches?limit=100", function(batch)
+    if wanted[batch.id] then
+      wanted[batch.id], found[batch.id], left = nil, batch, left - 1
+      openai.raw(batch) -- the page need not be kept
+    end
+    return left == 0
+  end, { once = true, pages = math.max(1, left // 2) })
+  if message then return nil, message, code end
+  return found
+end
+
 --- Goes through a listing, newest first, all pages, until visit(item) is true. Returns that item;
 --- nil when there was none; nil, message, CODE when a page could not be had: that is no proof of
---- absence.
-function Api:each(path, visit)
+--- absence. `limits`: pages = so many at most, once = a fault is not waited out.
+function Api:each(path, visit, limits)
   local what, after = "listing " .. path:match("^[^?]*"), nil
-  while true do
+  limits = limits or {}
+  for _ = 1, limits.pages or math.maxinteger do
     local url = after and ("%s%safter=%s"):format(path, path:find("?", 1, true) and "&" or "?", segment(after)) or path
-    local page, message, code = self:get_object(what, { path = url })
+    local page, message, code = self:get_object(what, { path = url, once = limits.once })
     if not page then return nil, message, code end
     local data = page.data
     if type(data) ~= "table" then return nil, what .. ": the reply holds no list", "PROTOCOL" end
     for i, item in ipairs(data) do
-      if type(item) == "table" and visit(item) then
-        TEXTS[item] = json.raw(TEXTS[page], "/data/" .. i - 1)
-        return item
+      if type(item) == "table" then
+        TEXTS[item] = { page = TEXTS[page], at = "/data/" .. i - 1 }
+        if visit(item) then
+          openai.raw(item)
+          return item
+        end
       end
     end
     local last = data[#data]
@@ -406,17 +458,38 @@ function openai.options(parser)
   parser:flag("--allow-plain-http", "Let http:// go to other hosts than this machine: the key travels in clear.")
 end
 
+local environment_key
+
+--- The key of the environment, which leaves it: a program that a policy starts is not given it.
+local function take_key()
+  environment_key = term.take_env("OPENAI_API_KEY") or environment_key
+  return present(environment_key)
+end
+take_key()
+
+--- Permission bits by which others than its owner read or write a file.
+local OTHERS = tonumber("066", 8)
+
+local warned = {}
+
+local function warn_of_readers(path)
+  local stat = fs.stat(path)
+  if warned[path] or not stat or stat.type ~= "file" or stat.mode & OTHERS == 0 then return end
+  warned[path] = true
+  local name = text.printable(path)
+  io.stderr:write(("warning: others can read the API key in %s; run: chmod 600 %s\n"):format(name, name))
+end
+
 local function read_key(path)
+  local key = take_key()
   if not path then
-    local key = os.getenv("OPENAI_API_KEY")
-    if not key or key == "" then
-      return nil, "no API key: set OPENAI_API_KEY, or name a file with --api-key-file"
-    end
+    if not key then return nil, "no API key: set OPENAI_API_KEY, or name a file with --api-key-file" end
     return key
   end
-  local content, message = fs.read(path, 4096)
-  if not content then return nil, message end
-  return content:match("^%s*([^\r\n]*)"):match("^(.-)%s*$"), path
+  local words, message = fs.read(path, 4096)
+  if not words then return nil, message end
+  warn_of_readers(path)
+  return words:match("^%s*([^\r\n]*)"):match("^(.-)%s*$"), path
 end
 
 --- A client from the parsed options and the environment (OPENAI_API_KEY, OPENAI_BASE_URL,

@@ -3,22 +3,35 @@
 --
 --   part               its number, from 1
 --   file, bytes, lines, sha256, endpoint, model     as planned (none of these when adopted)
+--   tokens_in, tokens_out    estimates for all its requests, as planned
 --   adopted            its batch was submitted by somebody else
 --   file_id, batch_id  at the service; nil when there is none yet
 --   upload_doubt, create_doubt    an intent without a fact: ask before doing it again
 --   requeued           how often its batch failed validation for a reason that passes
+--   former_ids         the ids of those batches
 --   ended              { status=, output_file_id=, error_file_id= } of its batch
 --   fetched            "output" -> the file it was downloaded to, false when it is gone for good; only
 --                      where the error file is still to come
 --   rejected           file of result-like lines for requests that failed validation
 --   model_refused      it is what a part was left with after lines were refused for their model
 --   files              downloaded files, in order
---   done               nothing is left to do for it
+--   digests            file -> { bytes=, sha256= } as downloaded
+--   incomplete         the service may have more of its results than was downloaded
+--   is_empty           its requests went to other parts (split), or are to be planned anew (dropped)
+--   deleted            its files at the service are deleted, or to be kept there
+--   done               nothing is left to do for it but, where that was asked for, to delete those files
 --
 -- While a run lasts, obatch.submission keeps what it sees in it: .status, .counts, .seen (the batch
 -- object of the last look), .trouble and the like are in no journal.
 
+local fs = require "obatch.fs"
+local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
+
 local part = {}
+
+--- The longest line of a request file, in bytes; no file is that long.
+local MAX_LINE = 1 << 30
 
 local apply = {}
 
@@ -49,10 +62,13 @@ end
 function apply.fetched(self, event)
   self.fetched = self.fetched or {}
   self.fetched[event.kind] = event.file
+  self.incomplete = self.incomplete or event.incomplete
 end
 
-function apply.requeued(self)
+function apply.requeued(self, event)
   self.batch_id, self.create_doubt, self.requeued = nil, nil, (self.requeued or 0) + 1
+  self.former_ids = self.former_ids or {}
+  table.insert(self.former_ids, event.batch_id)
 end
 
 function apply.rejected(self, event)
@@ -60,7 +76,22 @@ function apply.rejected(self, event)
 end
 
 function apply.downloaded(self, event)
-  self.done, self.files = true, event.files
+  self.done, self.files, self.digests = true, event.files, event.digests
+  self.incomplete = self.incomplete or event.incomplete
+end
+
+function apply.lost(self)
+  self.done, self.files, self.digests, self.fetched = nil, nil, nil, nil
+end
+
+function apply.split(self)
+  self.done, self.is_empty, self.files, self.batch_id = true, true, {}, nil
+end
+
+apply.dropped = apply.split
+
+function apply.deleted(self)
+  self.deleted = true
 end
 
 --- Changes a part by one event; false when the event is none of a part's.
@@ -68,6 +99,65 @@ function part.apply(self, event)
   local change = apply[event.event]
   if change then change(self, event) end
   return change ~= nil
+end
+
+--- A new part for requests of an old one, which are in `file`; `facts` are those of its writer. Its tokens are
+--- estimated by its share of the bytes.
+function part.successor(self, number, file, facts)
+  local share = facts.bytes / self.bytes
+  return { part = number, file = file, endpoint = self.endpoint, model = self.model, lines = facts.lines,
+    bytes = facts.bytes, sha256 = facts.sha256, tokens_in = (self.tokens_in or self.bytes // 4) * share // 1 | 0,
+    tokens_out = (self.tokens_out or 0) * share // 1 | 0 }
+end
+
+--- Writes the lines of a part's request file at `path` into `pieces` files, in their order. place(i) gives the
+--- i-th one's path and its part's number. Returns what is planned with them: a list of parts, which have been
+--- refused before. nil, message, CODE.
+function part.split_file(path, self, pieces, place)
+  local reader <close>, message, code = jsonl.open(path, { max_line = MAX_LINE })
+  if not reader then return nil, message, code end
+  local next_line, state = reader:lines()
+  local successors, taken = json.array {}, 0
+  for i = 1, pieces do
+    local target, number = place(i)
+    local last = self.lines * i // pieces
+    local writer <close>, problem, reason = jsonl.create(target,
+      { max_lines = self.lines, max_bytes = math.maxinteger })
+    if not writer then return nil, problem, reason end
+    while taken < last do
+      local line = next_line(state)
+      if not line or not line.text then return nil, path .. ": a line is gone or cannot be read", "EIO" end
+      local ok, trouble, errno = writer:raw(line.text)
+      if not ok then return nil, trouble, errno end
+      taken = taken + 1
+    end
+    local facts, trouble, errno = writer:commit()
+    if not facts then return nil, trouble, errno end
+    successors[i] = part.successor(self, number, target:match("[^/]*$"), facts)
+    successors[i].requeued = 1
+  end
+  return successors
+end
+
+--- Which of the downloaded files of a part, in the folder `dir`, is not as it was downloaded: its path, or nil
+--- when all are. What an older journal does not know is only looked for.
+function part.damaged_file(self, dir)
+  for _, name in ipairs(self.files or {}) do
+    name = name:match("[^/]*$")
+    local path, digest = dir .. name, self.digests and self.digests[name]
+    local sha256 = digest and fs.sha256(path)
+    if digest and sha256 ~= digest.sha256 or not digest and not fs.stat(path) then return path end
+  end
+end
+
+--- Whether nothing of a part has left this machine, so that it may as well be planned anew.
+function part.is_untouched(self)
+  return not (self.adopted or self.file_id or self.batch_id or self.done or self.upload_doubt or self.requeued)
+end
+
+--- Whether a part is planned and certainly has no batch, though its file may be uploaded.
+function part.is_unsent(self)
+  return not (self.adopted or self.batch_id or self.done or self.upload_doubt or self.create_doubt)
 end
 
 --- Ids come from the service; what is not safe in a file name becomes %XX.

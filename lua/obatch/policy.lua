@@ -41,6 +41,11 @@ local policy = {
 
   --- Seconds for which one call to the service is tried again after a fault that may pass.
   patience = 600,
+
+  --- What becomes of a batch of the correction loop that the service does not know any more, though nothing
+  --- else shows that this is the right key: "stop" the run, or "resend" its requests, which are then paid again
+  --- if the batch is there after all. (When the service knows other things of the job, it is sent again anyway.)
+  gone_batches = "stop",
 }
 
 --- The prompt that follows a bad answer. `item.reason` says what is wrong with it; the rest of
@@ -123,6 +128,9 @@ local function check(rules)
   end
   if rules.expect ~= "json" and rules.expect ~= "text" then
     return nil, 'policy.expect must be "json" or "text"'
+  end
+  if rules.gone_batches ~= "stop" and rules.gone_batches ~= "resend" then
+    return nil, 'policy.gone_batches must be "stop" or "resend"'
   end
   for name, entries in pairs(ENTRIES) do
     for entry in pairs(entries) do

@@ -2,6 +2,7 @@
 --- terminal (a line a minute elsewhere). All of it goes to stderr; stdout is for results.
 
 local term = require "obatch.term"
+local text = require "obatch.text"
 
 local Progress = {}
 Progress.__index = Progress
@@ -20,10 +21,10 @@ local function clear(self)
   self.shown = false
 end
 
---- A line that stays.
+--- A line that stays. It may hold words of the service: no control character of theirs reaches the terminal.
 function Progress:say(line)
   clear(self)
-  io.stderr:write(os.date("%H:%M:%S "), line, "\n")
+  io.stderr:write(os.date("%H:%M:%S "), text.shown(line), "\n")
 end
 
 --- What is going on right now.
@@ -31,7 +32,7 @@ function Progress:status(line)
   if self.on_terminal then
     clear(self)
     local columns = term.size()
-    io.stderr:write(line:sub(1, columns - 1))
+    io.stderr:write((text.shown(line):sub(1, columns - 1)))
     self.shown = true
   elseif term.clock() - self.last >= QUIET_INTERVAL then
     self.last = term.clock()

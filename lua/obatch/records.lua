@@ -19,6 +19,7 @@ local fs = require "obatch.fs"
 local journal = require "obatch.journal"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
+local meter = require "obatch.meter"
 local openai = require "obatch.openai"
 local part_events = require "obatch.part"
 local text = require "obatch.text"
@@ -72,17 +73,37 @@ local function encode_record(record, batch_text)
   return table.concat(lines, "\n")
 end
 
+--- Whether a value is a path, as encode_path makes it.
 local function is_path(value)
-  return type(value) == "string" or type(value) == "table" and type(value.hex) == "string"
+  if type(value) == "table" then
+    local digits = value.hex
+    if type(digits) ~= "string" or digits:find("%X") or #digits % 2 == 1 then return false end
+    value = records.decode_path(value)
+  end
+  return type(value) == "string" and not value:find("\0", 1, true)
+end
+
+--- What else an item may hold, and the type of that.
+local OF_AN_ITEM = { bytes = "number", sha256 = "string", prompt_sha256 = "string", attempt = "number",
+  replaces = "string", fields = "table", origin = "string", texts = "number", median = "number", shortest = "number" }
+
+--- Whether a value from a file is a list of items: anybody may have written it.
+function records.are_items(items)
+  if not json.is_array(items) then return false end
+  for _, item in ipairs(items) do
+    if type(item) ~= "table" or type(item.custom_id) ~= "string" or not is_path(item.path)
+      or item.image_dir ~= nil and not is_path(item.image_dir) then return false end
+    for key, kind in pairs(OF_AN_ITEM) do
+      if item[key] ~= nil and type(item[key]) ~= kind then return false end
+    end
+  end
+  return true
 end
 
 --- Whether a file's JSON is a record of ours.
 local function is_record(record)
-  if type(record) ~= "table" or not json.is_array(record.items) or not is_path(record.image_dir) then return false end
-  for _, item in ipairs(record.items) do
-    if type(item) ~= "table" or type(item.custom_id) ~= "string" or not is_path(item.path) then return false end
-  end
-  return true
+  return type(record) == "table" and is_path(record.image_dir) and (record.root == nil or is_path(record.root))
+    and (record.request == nil or type(record.request) == "table") and records.are_items(record.items)
 end
 
 --- A record from a file: a table with .items, or without when an earlier script wrote it (.previous
@@ -149,16 +170,25 @@ local function find_part(self, number)
 end
 
 function apply.completed(self, event)
-  local _, i = find_part(self, event.part)
-  if i then table.remove(self.parts, i) end
+  local part, i = find_part(self, event.part)
+  if not i then return end
+  -- A person may have put the record away while the batch was in flight: nobody will see its end.
+  if part.batch_id then self.meter:apply(part, { event = "downloaded", batch_id = part.batch_id }) end
+  table.remove(self.parts, i)
 end
 
 local function apply_event(self, event)
   if apply[event.event] then return apply[event.event](self, event) end
-  local part = find_part(self, event.part)
+  local part, place = find_part(self, event.part)
   if not part then return end
   local before = part.batch_id
+  self.meter:apply(part, event)
   part_events.apply(part, event)
+  if event.event == "split" then
+    table.remove(self.parts, place)
+    for _, successor in ipairs(event.successors) do apply.planned(self, { planned = successor }) end
+    return
+  end
   -- The record stays under the old batch's name until the new batch has one.
   if event.event == "requeued" then part.previous_id = before or part.previous_id end
   if event.event == "downloaded" then
@@ -166,6 +196,7 @@ local function apply_event(self, event)
     part.batch_id = part.batch_id or part.previous_id or part.file:gsub("%.jsonl$", "")
     for i, name in ipairs(part.files) do part.files[i] = (self.output_dir or ".") .. "/" .. name end
   elseif event.event == "rejected" then
+    part.batch_id = part.batch_id or part.previous_id or part.file:gsub("%.jsonl$", "")
     part.files, part.ended = { (self.output_dir or ".") .. "/" .. event.file }, { status = "failed" }
   end
 end
@@ -198,8 +229,7 @@ local function tidy(self)
   for _, part in ipairs(table.move(self.parts, 1, #self.parts, 1, {})) do
     local found = self:whereabouts(part)
     local ok, message, code = true, nil, nil
-    local is_untouched = not (part.adopted or part.file_id or part.batch_id or part.upload_doubt or part.requeued)
-    if is_untouched then
+    if part_events.is_untouched(part) then
       -- Nothing of it has left this machine: its images are composed anew, by the options as they are then.
       ok, message, code = self:withdraw(part)
     elseif not found then
@@ -211,10 +241,6 @@ local function tidy(self)
       ok, message, code = self:remove_leftovers(part)
     end
     if not ok then return nil, message, code end
-    -- What was downloaded and is gone before it was stored is downloaded again.
-    for _, path in ipairs(self.output_dir and part.ended and part.files or {}) do
-      if not fs.stat(path) then part.done, part.files, part.fetched = nil, nil, nil end
-    end
   end
   for _, name in ipairs(fs.list(self.batch_dir) or {}) do
     if name:find("%.txt%.part$") or name:find("%.record%.part$") or name:find("_%d%d%d%d+%.jsonl%.part$")
@@ -263,13 +289,15 @@ function records.open(options)
     if not ok then return nil, message, code end
   end
   local lock, message, code = fs.lock(options.batch_dir .. "/lock")
-  if not lock then
-    return nil, ("%s is in use: %s. Wait for that, or stop it with Ctrl-C: nothing is lost"):format(options.batch_dir,
-      message), code
+  if code == "LOCKED" then
+    message = ("%s is in use: %s. Wait for that, or stop it with Ctrl-C: nothing is lost"):format(options.batch_dir,
+      message)
   end
+  if not lock then return nil, message, code end
   local self = setmetatable({ batch_dir = options.batch_dir, completed_dir = options.completed_dir,
     output_dir = options.output_dir, description = options.description, log = options.log, lock = lock, parts = {},
     title = "images", rest = "the other images are free to be sent again" }, Shelf)
+  self.meter = meter.new(function() return self.parts end)
   local function give_up(problem, reason)
     self:close()
     return nil, problem, reason
@@ -310,7 +338,7 @@ function Shelf:plan(base, facts, record)
   if not ok then return nil, message, code end
   ok, message, code = self:event { event = "planned", planned = { part = number, file = path:match("[^/]*$"),
     endpoint = record.request.endpoint, model = record.request.model, lines = facts.lines, bytes = facts.bytes,
-    sha256 = facts.sha256 } }
+    sha256 = facts.sha256, tokens_in = facts.tokens_in, tokens_out = facts.tokens_out } }
   if not ok then return nil, message, code end
   return find_part(self, number)
 end
@@ -367,13 +395,48 @@ function Shelf:remove_leftovers(part)
   return true
 end
 
---- Takes back a part of which the service has refused the requests or the batch: nothing of it is there,
---- and its images are free again.
-function Shelf:withdraw(part)
-  local ok, message, code = self:event { event = "completed", part = part.part }
+--- A part's requests, and its images, become `pieces` new parts. Where its request file is not kept any more,
+--- the service still has it. true | nil, message, CODE.
+function Shelf:split(part, pieces, api)
+  local path = self:path(part.file)
+  local ok, message, code = true, nil, nil
+  if not fs.stat(path) then ok, message, code = api:download(part.file_id, path) end
+  if not ok then return nil, message, code end
+  local record
+  record, message, code = read_record(self:whereabouts(part))
+  if not record then return nil, message, code end
+  local base = part.file:match("^(.*)_%d+%.jsonl$")
+  local successors
+  successors, message, code = part_events.split_file(path, part, pieces, function(i)
+    local number = self.last_part + i
+    return self:path(("%s_%04d.jsonl"):format(base, number)), number
+  end)
+  if not successors then return nil, message, code end
+  local taken = 0
+  for _, successor in ipairs(successors) do
+    local piece = { image_dir = record.image_dir, root = record.root, run = record.run, part = successor.part,
+      request = record.request, items = table.move(record.items, taken + 1, taken + successor.lines, 1, {}) }
+    taken = taken + successor.lines
+    successor.previous_id = part.batch_id or part.previous_id -- whose record goes when there is a new one
+    ok, message, code = fs.write(self:path(successor.file:gsub("%.jsonl$", ".record")), encode_record(piece))
+    if not ok then return nil, message, code end
+  end
+  ok, message, code = self:event { event = "split", part = part.part, batch_id = part.batch_id,
+    successors = successors }
   if not ok then return nil, message, code end
   return self:remove_leftovers(part)
 end
+
+--- Takes back a part of which the service has refused the requests or the batch: nothing of it is there,
+--- and its images are free again.
+function Shelf:withdraw(part)
+  -- In this order: a part that is stopped in between is still there, and taken back again.
+  local ok, message, code = self:remove_leftovers(part)
+  if not ok then return nil, message, code end
+  return self:event { event = "completed", part = part.part }
+end
+
+Shelf.take_back = Shelf.withdraw
 
 --- Notes that a part's batch exists, and writes its record.
 function Shelf:created(part, batch)
@@ -400,7 +463,7 @@ end
 function Shelf:reject(part, faults)
   local record, message, code = read_record(self:whereabouts(part))
   if not record then return nil, message, code end
-  local name = part_events.file_name(part.batch_id) .. "_rejected.jsonl"
+  local name = part_events.file_name(part.batch_id or part.previous_id) .. "_rejected.jsonl"
   local writer <close>, problem, reason = jsonl.create(self.output_dir .. "/" .. name)
   if not writer then return nil, problem, reason end
   for number, item in ipairs(record.items) do
@@ -516,13 +579,6 @@ function Shelf:unresolved()
   end
 end
 
-function Shelf:ends_torn(name)
-  local file <close> = io.open(self:path(name), "rb")
-  if not file or file:seek("end") == 0 then return false end
-  file:seek("end", -1)
-  return file:read(1) ~= "\n"
-end
-
 --- Adds entries of one batch to unresolved.jsonl, durably; those that are there already are not doubled.
 function Shelf:note_unresolved(entries)
   if #entries == 0 then return true end
@@ -538,7 +594,8 @@ function Shelf:note_unresolved(entries)
   local file <close>, message, code = fs.append(self:path("unresolved.jsonl"))
   if not file then return nil, message, code end
   -- A crash may have left half an entry: it must not spoil the next one.
-  return file:write((self:ends_torn("unresolved.jsonl") and "\n" or "") .. table.concat(lines))
+  local is_torn = fs.last_byte(self:path("unresolved.jsonl")):find("[^\n]") ~= nil
+  return file:write((is_torn and "\n" or "") .. table.concat(lines))
 end
 
 return records

@@ -22,6 +22,11 @@ local KINDS = {
   ["/responses"] = { conversation = "/body/input", limits = { "max_output_tokens" } },
 }
 
+local IS_LIMIT = {}
+for _, kind in pairs(KINDS) do
+  for _, name in ipairs(kind.limits) do IS_LIMIT[name] = true end
+end
+
 local function kind_of(url)
   for suffix, kind in pairs(KINDS) do
     if url:sub(-#suffix) == suffix then return kind end
@@ -170,6 +175,20 @@ function request.raised_limit(line, limit, used, rule)
   local raised = limit and limit * rule.factor or math.max(rule.floor, used * rule.factor)
   raised = math.tointeger(math.min(raised, rule.cap) // 1)
   if raised > (limit or 0) then return raised end
+end
+
+--- The token limit in a line, or in what is left of one when its pictures are taken out, found without
+--- reading it as JSON: for estimates. nil where there is none.
+function request.find_limit(line)
+  local position = 1
+  while true do
+    local first, last = line:find('_tokens"', position, true) -- what begins with a rare letter is found soon
+    if not first then return nil end
+    local name = line:sub(math.max(1, first - 24), last - 1):match '"([%l_]+)$'
+    local value = line:match("^%s*:%s*(%d+)%s*[,}]", last + 1) -- inside a text, the quote would be escaped
+    if value and IS_LIMIT[name] then return math.tointeger(tonumber(value)) end
+    position = last
+  end
 end
 
 function request.set_limit(line, limit)

@@ -149,15 +149,30 @@ local function failures_of(self, iterations)
 end
 
 --- What the loop has brought in so many iterations, as a part that can be harvested (see obatch.harvest).
-function resubmit.part(self, iterations)
+--- `never_sent` says why requests were left out for good, where some were.
+function resubmit.part(self, iterations, never_sent)
   local files = { self.dir .. "/final_results.jsonl" }
   -- The lines without a good answer are kept as JSON, too, and a page may be blank.
   for n = iterations, 1, -1 do
     local path = ("%s/iteration_%d/invalid_results_iteration_%d.jsonl"):format(self.dir, n, n)
     if fs.stat(path) then files[#files + 1] = path end
   end
-  return { batch_id = self.name, files = files, failures = failures_of(self, iterations),
-    record = { items = self.items } }
+  local failures = failures_of(self, iterations)
+  for _, item in ipairs(never_sent and self.items or {}) do
+    failures[item.custom_id] = failures[item.custom_id] or { class = "cancelled", reason = never_sent,
+      action = "resend", attempts = item.attempt - 1 }
+  end
+  return { batch_id = self.name, files = files, failures = failures, record = { items = self.items } }
+end
+
+--- The same for those alone that have a good answer already, while the others are on their way.
+function resubmit.answered(self)
+  local path, is_there, items = self.dir .. "/final_results.jsonl", {}, {}
+  for line in jsonl.scan(path, { id = "/custom_id" }) or function() end do is_there[line.id or 0] = true end
+  for _, item in ipairs(self.items) do
+    if is_there[item.custom_id] then items[#items + 1] = item end
+  end
+  return { batch_id = self.name, files = { path }, failures = {}, record = { items = items } }
 end
 
 return resubmit

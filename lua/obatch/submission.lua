@@ -5,21 +5,27 @@
 -- of an image project (obatch.records). A store has
 --   parts, title, rest                 the parts, what people call them together, and in words what becomes of
 --                                      the lines of a refused batch that were not at fault
+--   meter                              an obatch.meter of all that the store has sent
 --   record(part, event)                makes an event durable, then applies it
 --   request_path(part)                 its request file; nil when that is not kept
 --   upload_name(part), tag(part)       how a file and a batch are found again whose reply was lost
 --   created(part, batch)               its batch exists
 --   reject(part, faults)               its batch failed validation for some lines
+--   split(part, pieces, api)           its requests become so many parts
 --   download_path(part, kind)          where its "output" or "error" file goes
 --   kept_results(part)                 optional: files to go on with when the service has forgotten the batch
+--   take_back(part)                    its requests are composed, or planned, anew
 --   withdraw(part)                     optional: takes back a part that the service has refused. A store that
 --                                      can do so composes its requests anew; it never gives a batch up by itself
 -- and each method's failure is nil, message, CODE.
 
+local cli = require "obatch.cli"
+local failed_batch = require "obatch.failed_batch"
+local fs = require "obatch.fs"
 local json = require "obatch.json"
-local jsonl = require "obatch.jsonl"
-local openai = require "obatch.openai"
-local outcome = require "obatch.outcome"
+local part_events = require "obatch.part"
+local queue = require "obatch.queue"
+local results = require "obatch.results"
 local tasks = require "obatch.tasks"
 local term = require "obatch.term"
 
@@ -29,6 +35,10 @@ Submission.__index = Submission
 
 --- Uploads or downloads that run at once.
 local AT_ONCE = 4
+
+--- Parts that are submitted between two looks: what has failed, or ended, is not to wait until the last of a
+--- thousand files is uploaded.
+local AT_A_TIME = 8
 
 --- The first look at new batches comes after this many seconds; the pause grows by half each time,
 --- up to --poll-wait.
@@ -43,19 +53,12 @@ local MAX_LOOKS = 10
 --- between the looks: its requests would be paid again.
 local GONE_AFTER = 300
 
---- How many of a failed batch's errors are told: it may have one for every line.
-local MAX_REASONS = 10
+--- Faults after which the same submission may succeed later: those of the network, and those that the
+--- service itself answers.
+local OF_NETWORK = { DNS = true, CONNECT = true, TIMEOUT = true, CLOSED = true, RATE_LIMIT = true }
+local OF_SERVICE = { SERVER = true, PROTOCOL = true, CONFLICT = true }
 
---- "Cannot find file" is answered for files that exist (seen in 2024 and 2026): this many times the
---- same file is tried, then it is uploaded again.
-local SAME_FILE_TRIES = 4
-
---- How often one run creates a batch again after a fault of the service that should have passed. An
---- enqueued-token limit is no fault and is waited for without limit.
-local MAX_REQUEUES = 12
-
---- The longest pause before a queued part is tried again, in seconds.
-local MAX_QUEUE_PAUSE = 900
+local is_flying = queue.is_flying
 
 local TERMINAL = { completed = true, failed = true, expired = true, cancelled = true }
 
@@ -75,26 +78,24 @@ end
 
 -- ---------------------------------------------------------------- submitting
 
---- Puts a part back into the queue: until another batch of ours has ended, or, when none is in
---- flight (the limit is shared with the user's other work), for a pause that grows.
-function Submission:queue(part, why)
-  local pause = math.min(MAX_QUEUE_PAUSE, math.max(1, self.poll_wait) * 2 ^ math.min(part.requeued or 0, 16))
-  part.queued = { after_end = self.ended_count, at = term.clock() + pause }
-  self.log(("part %d waits to be submitted again: %s"):format(part.part, why))
-end
-
-function Submission:ready(part)
-  if part.done or part.batch_id or self.stopped then return false end
-  local queued = part.queued
-  if not queued or self.ended_count > queued.after_end then return true end
-  return self.in_flight == 0 and term.clock() >= queued.at
-end
-
---- A file or batch could not be created: no new submissions. Where that is certain, the intent is
---- closed, so that the next run need not look for what cannot be there.
-function Submission:not_created(part, what, message, code, certain)
+--- A file or batch could not be created. Where that is certain, the intent is closed, so that nobody need look
+--- for what cannot be there. In a run that waits anyway, what may pass is tried again later, if the service
+--- has answered before (so the address is right); else there are no new submissions. `wait` is what the
+--- service asks for, in seconds.
+function Submission:not_created(part, what, message, code, certain, wait)
   if certain and not self:record(part, { event = "refused", what = what, reason = message }) then return false end
-  if certain and code == "REFUSED" and self.store.withdraw then
+  local passes = self.waits and self.api.reached
+  if passes and OF_SERVICE[code] then
+    part.faults = (part.faults or 0) + 1
+    passes = part.faults <= failed_batch.MAX_TRIES
+  end
+  if passes and (OF_SERVICE[code] or OF_NETWORK[code]) then
+    part.outages = (part.outages or 0) + 1
+    return self.queue:put_back(part, message, wait or self.queue:pause_before(part.outages))
+  elseif code == "STORAGE" and self.delete_remote and self.waits and self.in_flight > 0 then
+    return self.queue:put_back(part, message, self.queue:pause_before(1), true)
+  elseif certain and code == "REFUSED" and self.store.withdraw then
+    self:delete_input(part.file_id)
     local ok, problem, reason = self.store:withdraw(part)
     if not ok then return self:stop(problem, reason, true) end
     message = message .. ". Its images are free to be sent again, by other options"
@@ -102,120 +103,62 @@ function Submission:not_created(part, what, message, code, certain)
   return self:stop(message, code)
 end
 
+--- Deletes an uploaded file that no batch will use, where deleting is asked for. If that fails, it expires.
+function Submission:delete_input(id)
+  if self.delete_remote and id then self.api:delete_file(id) end
+end
+
+--- Whether a part's request file is what was planned. Where it is not, nothing of it has left this machine, and
+--- its requests are taken back.
+function Submission:is_as_planned(part)
+  local path = self.store:request_path(part)
+  local sha256, message, code = nil, nil, "ENOENT"
+  if path then sha256, message, code = fs.sha256(path) end
+  if sha256 == part.sha256 then return true end
+  if not sha256 and code ~= "ENOENT" then return self:stop(message, code, true) end
+  local what = ("part %d: %s is %s"):format(part.part, path or part.file, sha256 and "not what was planned" or "gone")
+  if part.upload_doubt then
+    return self:stop(what .. ", and may have been uploaded before it changed: put it back as it was", "CHANGED", true)
+  end
+  self.log(what .. "; its requests are written anew")
+  local ok, problem, reason = self.store:take_back(part)
+  if not ok then self:stop(problem, reason, true) end
+  return false
+end
+
 function Submission:upload(part)
+  if not self:is_as_planned(part) then return false end
   local doubt = part.upload_doubt
   if not self:record(part, { event = "intent", what = "upload" }) then return false end
-  local file, message, code, certain = self.api:upload(self.store:request_path(part), self.store:upload_name(part),
-    doubt)
-  if not file then return self:not_created(part, "upload", message, code, certain) end
+  local file, message, code, certain, wait = self.api:upload(self.store:request_path(part),
+    self.store:upload_name(part), doubt)
+  if not file then return self:not_created(part, "upload", message, code, certain, wait) end
   self.log(("part %d: %d requests, %d bytes, uploaded as %s"):format(part.part, part.lines, part.bytes, file.id))
   return self:record(part, { event = "uploaded", file_id = file.id })
 end
 
-function Submission:submit(part)
-  if self.stopped then return false end
-  if not part.file_id and not self:upload(part) then return false end
-  if self.stopped then return false end
+function Submission:create(part)
   local doubt = part.create_doubt
   if not self:record(part, { event = "intent", what = "create" }) then return false end
-  local batch, message, code, certain = self.api:create_batch(part.file_id, part.endpoint, self.store:tag(part),
-    doubt)
+  local batch, message, code, certain, wait = self.api:create_batch(part.file_id, part.endpoint, self.store:tag(part),
+    doubt, self.output_expires_after)
   if not batch then
-    if code == "NO_FILE" then return self:requeue(part, message, true) end
-    return self:not_created(part, "create", message, code, certain)
+    if code == "NO_FILE" then return failed_batch.requeue(self, part, message, "file") end
+    return self:not_created(part, "create", message, code, certain, wait)
   end
-  part.queued = nil
-  self.log(("part %d: batch %s"):format(part.part, batch.id))
+  part.queued, part.status, part.outages = nil, nil, nil
+  self.log(("part %d: batch %s"):format(part.part, self.api:clean(batch.id)))
   local ok, problem, reason = self.store:created(part, batch)
   return ok or self:stop(problem, reason, true)
 end
 
--- ---------------------------------------------------------------- failed validation
+function Submission:is_due(part) return not self.stopped and self.queue:is_due(part) end
 
---- A string from a reply; nil for anything else, and for the empty one.
-local function word(value) return type(value) == "string" and value ~= "" and value or nil end
-
---- The errors of a failed batch: a list of { code=, message=, param=, line= }.
-function Submission:errors_of(batch)
-  local errors = type(batch.errors) == "table" and batch.errors or {}
-  local list = openai.present(errors.data) or errors -- some services send the bare list
-  local found = {}
-  for _, entry in ipairs(type(list) == "table" and list or {}) do
-    if type(entry) == "table" then
-      found[#found + 1] = { code = word(entry.code), param = word(entry.param),
-        message = self.api:clean(word(entry.message) or "no message"), line = math.tointeger(entry.line) }
-    end
-  end
-  return found
-end
-
---- An error in words.
-local function describe(entry)
-  local place = entry.line and ("line %d, "):format(entry.line) or ""
-  return ("%s%s: %s"):format(place, entry.code or "no code", entry.message)
-end
-
---- The first errors of a list in words.
-local function describe_all(errors)
-  local words = {}
-  for i = 1, math.min(#errors, MAX_REASONS) do words[i] = describe(errors[i]) end
-  if #errors > MAX_REASONS then words[#words + 1] = ("and %d more"):format(#errors - MAX_REASONS) end
-  return #words > 0 and table.concat(words, "; ") or "the service gives no reason"
-end
-
-local function cannot_find_file(entry)
-  return entry.code == "file_not_found" or (entry.code == "invalid_request" and entry.param == "file_id")
-    or entry.message:find("^Cannot find file") ~= nil
-end
-
---- Creates the batch again later, from the same file; after `SAME_FILE_TRIES` from a fresh upload
---- where the service claims not to know the file.
-function Submission:requeue(part, why, file_unknown, without_limit)
-  if not self:record(part, { event = "requeued", batch_id = part.batch_id, reason = why }) then return false end
-  if not without_limit then
-    part.faults = (part.faults or 0) + 1
-    local is_kept = self.store:request_path(part) ~= nil
-    if part.faults > MAX_REQUEUES and file_unknown and not is_kept then
-      return self:give_up_batch(part, ("part %d: %s"):format(part.part, why))
-    elseif part.faults > MAX_REQUEUES then
-      return self:stop(("part %d: still failing after %d tries: %s"):format(part.part, part.faults, why), "SERVER")
-    end
-    if file_unknown and is_kept and part.faults % SAME_FILE_TRIES == 0 then part.file_id = nil end
-  end
-  self:queue(part, why)
-  return true
-end
-
---- What becomes of a part whose batch failed validation. Nothing of it has run.
-function Submission:failed(part, batch)
-  local errors, lines, id = self:errors_of(batch), {}, part.batch_id
-  for _, entry in ipairs(errors) do
-    if outcome.is_quota(entry) then
-      return self:record(part, { event = "requeued", batch_id = id, reason = describe(entry) })
-        and self:stop(("batch %s: %s"):format(id, describe(entry)), "QUOTA")
-    elseif entry.code == "token_limit_exceeded" then
-      return self:requeue(part, describe(entry), false, true)
-    elseif entry.code == "server_error" or cannot_find_file(entry) then
-      return self:requeue(part, describe(entry), cannot_find_file(entry))
-    end
-    local fault = { code = entry.code, message = entry.message }
-    -- A number that no line of the part has (0, say) names none: nothing may be given up for it.
-    local line = entry.line and entry.line >= 1 and entry.line <= part.lines and entry.line
-    if line then lines[line] = fault end
-    -- A part has one model. When the lines that are left are refused for it too, all are.
-    if entry.code == "model_not_found" and (part.model_refused or not line) then lines[0] = fault end
-  end
-  local why = describe_all(errors)
-  if not next(lines) and self.store.withdraw then
-    self:stop(("batch %s failed validation: %s"):format(id, why), "REFUSED")
-  elseif not next(lines) then
-    -- On the next run the batch is created again, after the user has seen to the cause.
-    return self:record(part, { event = "requeued", batch_id = id, reason = why })
-      and self:stop(("batch %s failed validation: %s"):format(id, why), "REFUSED")
-  end
-  self.log(("batch %s failed validation: %s; %s"):format(id, why, self.store.rest))
-  local ok, message, code = self.store:reject(part, lines)
-  return ok or self:stop(message, code, true)
+function Submission:submit(part)
+  if self.stopped or not part.file_id and not self:upload(part) then return false end
+  -- While this one was uploaded, others may have taken the room.
+  if not self:is_due(part) then return false end
+  return self.queue:create(part, function() return self:create(part) end)
 end
 
 -- ---------------------------------------------------------------- looking and harvesting
@@ -223,16 +166,20 @@ end
 --- A batch whose results cannot be had any more: its requests count as missing.
 function Submission:give_up_batch(part, message)
   self.log(("%s. It is gone for good; its requests count as missing"):format(message))
-  return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = json.array {} })
+  return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = json.array {}, incomplete = true })
 end
 
---- A fault while looking or downloading. Most pass: the next look tries again.
-function Submission:trouble(part, message, code)
+--- A fault while looking or downloading. Most pass: the next look tries again. `is_told`: by another part.
+function Submission:trouble(part, message, code, is_told)
   if code == "AUTH" or code == "QUOTA" or code == "INTERRUPTED" then return self:stop(message, code, true) end
   if code:find("^E%u") then return self:stop(message, code, true) end -- the disk, not the network
+  if code == "REFUSED" then -- asking again can never help; the other batches are harvested first
+    part.lost = true
+    return self:stop(message, code)
+  end
   -- An outage lasts for many looks; each reason is told once, whatever the request's number or time.
   local reason = message:gsub(" %(request [^)]*%)", ""):gsub("%d+ ms", "")
-  if part.trouble ~= reason then self.log(message .. "; looking again later") end
+  if part.trouble ~= reason and not is_told then self.log(message .. "; looking again later") end
   part.trouble = reason
   return false
 end
@@ -246,72 +193,104 @@ local function gone(part, what)
   return unknown.looks >= MAX_LOOKS and term.clock() - unknown.since >= GONE_AFTER
 end
 
---- Whether a completed batch counts answers but names no output file yet. The counts are not to be
+--- A string from a reply; nil for anything else, and for the empty one.
+local function word(value) return type(value) == "string" and value ~= "" and value or nil end
+
+--- The tokens that the service has counted for a batch; nil where it does not say.
+local function usage_of(batch)
+  local usage = type(batch.usage) == "table" and batch.usage or {}
+  local function count(value) return math.type(value) and math.tointeger(value) end
+  local tokens_in, tokens_out = count(usage.input_tokens), count(usage.output_tokens)
+  return tokens_in and tokens_out and { input_tokens = tokens_in, output_tokens = tokens_out } or nil
+end
+
+--- Whether a batch that has ended counts answers but names no output file yet. The counts are not to be
 --- trusted, so that is waited for only so long; but answers that are paid for are worth some looks.
 function Submission:output_is_late(part, batch)
   local answered = part.counts and math.tointeger(part.counts.completed) or 0
   if answered == 0 or word(batch.output_file_id) then return false end
   part.late_looks = (part.late_looks or 0) + 1
   if part.late_looks == 1 then
-    self.log(("batch %s: completed, but it names no output file yet; looking again"):format(part.batch_id))
+    self.log(("batch %s: %s, but it names no output file yet; looking again"):format(part.batch_id, part.status))
   end
   return part.late_looks < MAX_LOOKS
 end
 
-function Submission:look(part)
-  local batch, message, code = self.api:batch(part.batch_id, true)
-  if not batch and code == "NOT_FOUND" then
-    local files = self.store.kept_results and self.store:kept_results(part)
-    if files then return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = files }) end
-    local is_gone = gone(part, "batch")
-    if is_gone and self.store.withdraw then
-      part.lost = true
-      return self:stop(message .. ". Is this the key, the project and the address it was sent with? When it is really "
-        .. "gone, move its record to the completed ones: its images are then free to be sent again", code)
-    elseif is_gone then
-      return self:give_up_batch(part, message)
-    end
+--- A batch that the service does not know. A key of another project looks the same, and giving the batch up
+--- then would be paying twice: it counts as gone only when the service knows something else of ours.
+function Submission:not_found(part, message, code)
+  local files = self.store.kept_results and self.store:kept_results(part)
+  if files then return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = files }) end
+  if not gone(part, "batch") then return self:trouble(part, message, code) end
+  local is_ours = self.knows_us or part.file_id and self.api:file(part.file_id) ~= nil
+  if not self.store.withdraw and (is_ours or self.gone_batches == "resend") then
+    return self:give_up_batch(part, message)
   end
-  if batch and type(batch.status) ~= "string" then
+  part.lost = true
+  local remedy = self.store.withdraw
+    and "move its record to the completed ones: its images are then free to be sent again"
+    or 'the rule policy.gone_batches = "resend" gives it up'
+  return self:stop(("%s. Is this the key, the project and the address it was sent with? When it is really gone, %s")
+    :format(message, remedy), code)
+end
+
+--- Looks at all batches that are in flight with one request, where that is less than one for each. What the
+--- listing does not show, or shows as ended, is then asked for by itself. false when the service is out of
+--- reach: then nobody need ask again.
+function Submission:look_at_all()
+  local ids, parts = {}, {}
+  for _, part in ipairs(self.store.parts) do
+    if is_flying(part) and not part.ended then ids[#ids + 1], parts[#parts + 1] = part.batch_id, part end
+  end
+  self.seen = {}
+  if #ids < 2 or self.no_listing then return true end
+  local seen, message, code = self.api:batches(ids)
+  if seen then
+    self.seen = seen
+    return true
+  end
+  -- Some compatible servers have no listing, and one may fail by itself: a single batch tells.
+  self.no_listing = code == "NOT_FOUND" or code == "REFUSED" or code == "PROTOCOL"
+  local final = code == "AUTH" or code == "QUOTA" or code == "INTERRUPTED"
+  if self.no_listing or not final and self.api:batch(ids[1], true) then return true end
+  for _, part in ipairs(parts) do self:trouble(part, message, code, part ~= parts[1]) end
+  return false
+end
+
+--- The batch of a part as it is now; nil, message, CODE.
+function Submission:batch_of(part)
+  local seen = self.seen[part.batch_id]
+  if seen and type(seen.status) == "string" and not TERMINAL[seen.status:lower()] then return seen end
+  return self.api:batch(part.batch_id, true)
+end
+
+function Submission:look(part)
+  local batch, message, code = self:batch_of(part)
+  if not batch and code == "NOT_FOUND" then return self:not_found(part, message, code) end
+  if batch and batch.id ~= nil and batch.id ~= part.batch_id then
+    -- What another batch has come to is not ours: to believe it would be to pay for our requests again.
+    batch, message, code = nil, ("batch %s: the reply is about another one"):format(part.batch_id), "PROTOCOL"
+  elseif batch and type(batch.status) ~= "string" then
     batch, message, code = nil, ("batch %s: the reply holds no status"):format(part.batch_id), "PROTOCOL"
   end
   if not batch then return self:trouble(part, message, code) end
   local status = batch.status:lower()
   part.unknown, part.trouble, part.status, part.seen = nil, nil, self.api:clean(status), batch
+  self.knows_us = true
   part.counts = type(batch.request_counts) == "table" and batch.request_counts or nil
   if not TERMINAL[status] then return true end
 
-  if status == "completed" and self:output_is_late(part, batch) then return true end
+  if status ~= "failed" and self:output_is_late(part, batch) then return true end
   self.log(("batch %s: %s"):format(part.batch_id, status))
-  if status == "failed" and not part.adopted then return self:failed(part, batch) end
+  if status == "failed" and not part.adopted then return failed_batch.settle(self, part, batch) end
   if status == "failed" then
-    local why = describe_all(self:errors_of(batch))
+    local why = failed_batch.describe_all(failed_batch.list(batch, function(words) return self.api:clean(words) end))
     return self:give_up_batch(part, ("batch %s failed validation: %s"):format(part.batch_id, why))
   end
-  -- What failed validation makes no room: counting it, queued parts would wake each other for ever.
-  self.ended_count = self.ended_count + 1
-  return self:record(part, { event = "terminal", batch_id = part.batch_id, status = status,
+  self.queue:batch_ended()
+  return self:record(part, { event = "terminal", batch_id = part.batch_id, status = status, usage = usage_of(batch),
+    failed = part.counts and math.tointeger(part.counts.failed) or nil,
     output_file_id = word(batch.output_file_id), error_file_id = word(batch.error_file_id) })
-end
-
---- Whether a downloaded file ends with a whole line.
-local function ends_whole(path)
-  local file <close> = io.open(path, "rb")
-  if not file or file:seek("end") == 0 then return true end
-  file:seek("end", -1)
-  if file:read(1) == "\n" then return true end
-  local last
-  for record in assert(jsonl.scan(path, {})) do last = record end
-  return not (last and last.error)
-end
-
---- What a result line says, in either file, when the account cannot pay: then nothing new is sent.
-local function quota_complaint(path)
-  for record in assert(jsonl.scan(path, { failure = "/error", body_error = "/response/body/error" })) do
-    for _, failure in pairs { a = record.failure, b = record.body_error } do
-      if type(failure) == "table" and outcome.is_quota(failure) then return tostring(failure.message) end
-    end
-  end
 end
 
 --- Downloads a batch's output or error file. Returns its name; false when it is gone for good; nil
@@ -320,14 +299,19 @@ function Submission:fetch(part, kind, id)
   local path = self.store:download_path(part, kind)
   part.tries = part.tries or {}
   local tries = (part.tries[kind] or 0) + 1
-  local last = tries >= MAX_LOOKS -- what the service sends again and again is what it has
-  local bytes, message, code = self.api:download(id, path, last)
-  if bytes and not last and not ends_whole(path) then
-    bytes, message, code = nil, ("content of file %s: the last line is cut off"):format(id), "CLOSED"
-  end
+  -- What the service sends again and again is what it has, if its count is the one that the file object names,
+  -- or if only that count is wrong. But a page of a gateway is no result, and neither is half a file.
+  local last = tries >= MAX_LOOKS
+  part.incomplete = part.incomplete or last or nil
+  local bytes, message, code = self.api:download(id, path, function(came, complaint, promised)
+    if complaint and not (last and results.are_all(came)) then return nil, complaint end
+    if last and promised or promised == 0 then return true end
+    if not results.are_some(came) then return nil, "there is no result in it" end
+    return last or results.end_whole(came), "the last line is cut off"
+  end)
   if bytes then
     self.log(("batch %s: %d bytes of %s"):format(part.batch_id, bytes, kind))
-    local complaint = quota_complaint(path)
+    local complaint = results.quota_complaint(path)
     if complaint then self:stop(("batch %s: %s"):format(part.batch_id, complaint), "QUOTA") end
     return path:match("[^/]*$")
   end
@@ -336,6 +320,7 @@ function Submission:fetch(part, kind, id)
   if kept then return kept[1] end
   if code == "NOT_FOUND" and gone(part, kind) then
     self.log(("%s. It is gone for good; requests that only it answers count as missing"):format(message))
+    part.incomplete = true
     return false
   end
   self:trouble(part, message, code)
@@ -351,11 +336,40 @@ function Submission:download(part)
       if name == nil then return false end
       -- Where another file is to come, this one is not fetched again whatever happens to that.
       if kind == "output" and part.ended.error_file_id
-        and not self:record(part, { event = "fetched", kind = kind, file = name }) then return false end
+        and not self:record(part, { event = "fetched", kind = kind, file = name, incomplete = part.incomplete }) then
+        return false
+      end
     end
     if name then files[#files + 1] = name end
   end
-  return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = files })
+  local digests = {}
+  for _, kind in ipairs { "output", "error" } do
+    local path = self.store:download_path(part, kind)
+    local sha256, bytes = fs.sha256(path)
+    for _, name in ipairs(files) do
+      if sha256 and path:match("[^/]*$") == name then digests[name] = { bytes = bytes, sha256 = sha256 } end
+    end
+  end
+  return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = files, digests = digests,
+    incomplete = part.incomplete })
+end
+
+--- Deletes what a part that is done has at the service: the file that we have uploaded and those that its batch
+--- produced. A result that may not be all there is stays.
+function Submission:delete_files(part)
+  part.delete_tried = true
+  local ended = part.ended or {}
+  local ids = { not part.adopted and part.file_id or nil }
+  ids[#ids + 1] = ended.output_file_id
+  ids[#ids + 1] = ended.error_file_id
+  for _, id in ipairs(part.incomplete and {} or ids) do
+    local ok, message, code = self.api:delete_file(id)
+    if not ok and code ~= "NOT_FOUND" then
+      self.log(("%s; the next run tries again"):format(message))
+      return false
+    end
+  end
+  return self:record(part, { event = "deleted" })
 end
 
 function Submission:harvest(part)
@@ -365,20 +379,21 @@ end
 
 -- ---------------------------------------------------------------- the loop
 
-function Submission:each(choose, act)
+--- Calls act(self, part) for the parts that `choose` picks, the first `most` of them, several at once. Returns
+--- how many there were.
+function Submission:each(choose, act, most)
   local list = {}
   for _, part in ipairs(self.store.parts) do
-    if choose(part) then list[#list + 1] = function() act(self, part) end end
+    if #list < (most or math.huge) and choose(self, part) then list[#list + 1] = function() act(self, part) end end
   end
   tasks.run(self.api.client, list, AT_ONCE)
+  return #list
 end
-
-local function flying(part) return part.batch_id ~= nil and not part.done and not part.lost end
 
 function Submission:count_in_flight()
   local flight, left = 0, 0
   for _, part in ipairs(self.store.parts) do
-    if flying(part) then flight = flight + 1 end
+    if is_flying(part) then flight = flight + 1 end
     if not part.done then left = left + 1 end
   end
   self.in_flight = flight
@@ -388,7 +403,7 @@ end
 function Submission:tell_status()
   local total, completed, failed, states = 0, 0, 0, {}
   for _, part in ipairs(self.store.parts) do
-    if flying(part) then
+    if is_flying(part) then
       local counts = part.counts or {}
       total = total + (math.tointeger(counts.total) or 0)
       completed = completed + (math.tointeger(counts.completed) or 0)
@@ -405,13 +420,50 @@ function Submission:tell_status()
   self.progress:status(line)
 end
 
-local function new(store, api, settings)
-  return setmetatable({ store = store, api = api, poll_wait = settings.poll_wait or 0, log = settings.log,
-    progress = settings.progress, on_done = settings.on_done, ended_count = 0, in_flight = 0 }, Submission)
+--- What was downloaded, and is not there any more as it came, is downloaded again: that costs nothing.
+function Submission:verify()
+  for _, part in ipairs(self.store.parts) do
+    local path = part.done and part.batch_id
+      and part_events.damaged_file(part, self.store:download_path(part, "output"):match("^(.*/)"))
+    if path and part.deleted then
+      return self:stop(("%s is not what was downloaded, and is deleted at the service: bring it back"):format(path),
+        "USAGE", true)
+    elseif path then
+      self.log(("%s is not what was downloaded; downloading it again"):format(path))
+      local ok, message, code = true, nil, nil
+      if fs.stat(path) then ok, message, code = fs.rename(path, path .. ".before") end
+      if not ok then return self:stop(message, code, true) end
+      if not self:record(part, { event = "lost", batch_id = part.batch_id, file = path:match("[^/]*$") }) then
+        return false
+      end
+    end
+  end
+  return true
 end
+
+local function new(store, api, settings)
+  -- A listing may be late: a doubt must not be settled with a batch that has failed before.
+  for _, part in ipairs(store.parts) do
+    for _, id in ipairs(part.former_ids or {}) do api.known[id] = true end
+  end
+  return setmetatable({ store = store, api = api, poll_wait = settings.poll_wait, log = settings.log,
+    progress = settings.progress, on_done = settings.on_done, gone_batches = settings.gone_batches,
+    delete_remote = settings.delete_remote, output_expires_after = settings.output_expires_after,
+    queue = queue.new(store, settings.poll_wait or 0, settings.log), in_flight = 0, seen = {} }, Submission)
+end
+
+function Submission:delete_all_files()
+  if not self.delete_remote or self.stopped and self.stopped.at_once then return end
+  self:each(function(_, part) return part.done and not part.deleted and not part.delete_tried end, self.delete_files)
+end
+
+--- Deletes what the parts of a store that are done still have at the service, where settings.delete_remote asks for
+--- that. What cannot be deleted now is left for the next run.
+function submission.delete_files(store, api, settings) new(store, api, settings):delete_all_files() end
 
 --- Hands each part that is done to `on_done`, once; what that returns but true ends the run.
 function Submission:deliver()
+  self:delete_all_files()
   if not self.on_done then return true end
   for _, part in ipairs(table.move(self.store.parts, 1, #self.store.parts, 1, {})) do
     if part.done and not part.delivered then
@@ -427,9 +479,17 @@ end
 --- at the moment is left for the next run. true; or nil, message, CODE when submitting had to stop.
 function submission.submit(store, api, settings)
   local self = new(store, api, settings)
-  self:each(function(part) return self:ready(part) end, self.submit)
+  self:each(self.is_due, self.submit)
   if self.stopped then return nil, self.stopped.message, self.stopped.code end
   return true
+end
+
+--- Looks at what is in flight, and takes in what has ended. Returns what deliver() does.
+function Submission:look_round()
+  if not (self.stopped and self.stopped.at_once) and self:look_at_all() then
+    self:each(function(_, part) return is_flying(part) end, self.harvest)
+  end
+  return self:deliver()
 end
 
 --- Brings every part of a store to the point where it is done: true, or true and { message=, code= }
@@ -440,15 +500,22 @@ end
 ---   log(line), progress
 ---   on_done(part)  hears of each part as it is done, and of those that were; true, or nil, message, CODE
 ---   once           one look at every batch, no waiting
+---   gone_batches   see obatch.policy
+---   delete_remote  delete at the service what is here
+---   output_expires_after    seconds after which the service deletes results
 function submission.run(store, api, settings)
   local self = new(store, api, settings)
-  local pause = math.min(FIRST_PAUSE, self.poll_wait)
+  self.waits = not settings.once
+  if not self:verify() then return nil, self.stopped.message, self.stopped.code end
+  local pause, next_look = math.min(FIRST_PAUSE, self.poll_wait), 0
   while true do
     self:count_in_flight()
-    self:each(function(part) return self:ready(part) end, self.submit)
-    if not (self.stopped and self.stopped.at_once) then self:each(flying, self.harvest) end
-    local delivered, complaint, reason = self:deliver()
-    if not delivered then return nil, complaint, reason end
+    local submitted = self:each(self.is_due, self.submit, AT_A_TIME)
+    if submitted < AT_A_TIME or term.clock() >= next_look then
+      local delivered, complaint, reason = self:look_round()
+      if not delivered then return nil, complaint, reason end
+      next_look = term.clock() + pause
+    end
     local flight, left = self:count_in_flight()
     if left == 0 then return true, self.stopped end
     if term.interrupted() then return nil, "interrupted", "INTERRUPTED" end
@@ -456,10 +523,27 @@ function submission.run(store, api, settings)
       return nil, self.stopped.message, self.stopped.code
     end
     self:tell_status()
-    if settings.once then return true end
-    local ok, message, code = term.sleep(math.max(0.1, pause))
-    if not ok then return nil, message, code end
-    pause = math.min(pause * 1.5, self.poll_wait)
+    if submitted < AT_A_TIME then
+      if settings.once then return true end
+      local ok, message, code = term.sleep(math.max(0.1, pause))
+      if not ok then return nil, message, code end
+      pause = math.min(pause * 1.5, self.poll_wait)
+    end
+  end
+end
+
+--- Adds the options of commands that submit; of those that also fetch results when `harvests`.
+function submission.options(parser, harvests)
+  parser:option("--output-expires-after", "Have the service delete results so many seconds after they are there.")
+    :argname("SECONDS"):convert(function(text)
+      local seconds, message = cli.positive_integer(text)
+      if seconds and (seconds < 3600 or seconds > 2592000) then
+        return nil, ("'%s' is not from 3600 (an hour) to 2592000 (30 days)"):format(text)
+      end
+      return seconds, message
+    end)
+  if harvests then
+    parser:flag("--delete-remote-files", "Delete the files of a batch at the service once its results are safe here.")
   end
 end
 

@@ -162,4 +162,10 @@ function text.cut(string, bytes)
   return string:sub(1, last)
 end
 
+--- The most of a message that is shown, in bytes. Ids come from the service, and may be of any length.
+local MAX_SHOWN = 4000
+
+--- A message that may hold words of the service, fit for a terminal and a log: no control characters, not endless.
+function text.shown(message) return text.printable(text.cut(message, MAX_SHOWN)) end
+
 return text

@@ -1,9 +1,16 @@
 --- How many tokens a request will take, and what they cost: estimates, made before anything is sent.
 -- The formulas and numbers are those of the official images guide, autumn 2026.
 
+local image = require "obatch.image"
+local json = require "obatch.json"
+local request = require "obatch.request"
 local text = require "obatch.text"
 
 local tokens = {}
+
+--- What a picture counts whose size or model is not known: a page of A4 at 300 dpi takes so many tokens
+--- with gpt-4o and gpt-4.1, and between 765 and 2,500 with the others at the detail "high".
+tokens.PICTURE = 1105
 
 --- Patches of 32 x 32 pixels. `patches` and `side` (pixels) are what an image is shrunk to at the
 --- detail "high"; `original` is the same for that detail, where the model has it, and its `most` the
@@ -124,6 +131,115 @@ end
 --- The tokens of a text, at 4 bytes each: right for English, which has 4 characters to a token, and
 --- near for languages whose letters take more bytes, and fewer to a token.
 function tokens.text(string) return (#string + 3) // 4 end
+
+-- ---------------------------------------------------------------- a request line
+
+--- Bytes around an embedded picture that are searched for its detail, and before it for "data:" and its type.
+local NEAR = 200
+
+--- What four base64 digits stand for. The headers of pictures are much alike, so that is kept; but not without
+--- end.
+local DIGITS, kept, MAX_KEPT = {}, 0, 5000
+for value, digit in utf8.codes "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/" do
+  DIGITS[digit] = value - 1
+end
+local GROUPS = setmetatable({}, { __index = function(groups, digits)
+  local bits = 0
+  for i = 1, 4 do bits = bits << 6 | (DIGITS[digits:byte(i)] or 0) end
+  local bytes = string.char(bits >> 16, bits >> 8 & 0xFF, bits & 0xFF)
+  if kept < MAX_KEPT then
+    groups[digits], kept = bytes, kept + 1
+  end
+  return bytes
+end })
+
+--- Bytes that are decoded at once: a JPEG is walked from segment to segment.
+local STEP = 24
+
+--- Where the sides of a picture are not said before so many base64 digits, they are not looked for further.
+local MAX_HEADER = 1000000
+
+--- read(position, count) over the base64 digits that stand in `line` from `first` to `last`, as image.size
+--- wants it: only what is asked for is decoded.
+local function base64_reader(line, first, last)
+  last = math.min(last, first + MAX_HEADER)
+  if line:sub(first, math.min(last, first + NEAR)):find("\\", 1, true) then -- some encoders write "\/"
+    line = line:sub(first, last):gsub("\\", "")
+    first, last = 1, #line
+  end
+  return function(position, count)
+    local skipped, start = (position - 1) % 3, first + (position - 1) // 3 * 4
+    local groups = (skipped + math.max(count, STEP) + 2) // 3
+    local bytes = line:sub(start, math.min(start + groups * 4 - 1, last)):gsub("....", GROUPS)
+    return bytes:sub(skipped + 1)
+  end
+end
+
+--- The detail that a request asks for a picture: it stands beside the picture, before or after it.
+local function detail_of(line, first, last)
+  local before = line:sub(math.max(1, first - NEAR), first - 1):match("^.*{(.*)") or ""
+  local after = line:sub(last + 1, last + NEAR):match("^[^}]*")
+  local detail = (before .. "\0" .. after):match('"detail"%s*:%s*"(%a+)"')
+  return DETAILS[detail] and detail or nil
+end
+
+--- Bytes of a line without its pictures, where an escape (\u00e9) counts as what it stands for takes at
+--- most in UTF-8: half as much. How many there are is judged by the first ones.
+local function bytes_of(rest)
+  local first = rest:find("\\u", 1, true)
+  if not first then return #rest end
+  local sample = rest:sub(first, first + 599)
+  local _, escapes = sample:gsub("\\u%x%x%x%x", "")
+  return #rest - (#rest - first + 1) * 3 * escapes // #sample
+end
+
+--- How many parts of the conversation in a line are pictures, embedded or not.
+local function pictures_in(rest)
+  local count = 0
+  for before, ending in pairs { ['"image'] = '_url"', ['"input'] = '_image"' } do -- "image_url" and "input_image"
+    local first, last = rest:find(ending, 1, true)
+    while first do
+      -- The first is also the name of a field.
+      local is_kind = first > #before and rest:sub(first - #before, first - 1) == before
+      if is_kind and not rest:find("^%s*:", last + 1) then count = count + 1 end
+      first, last = rest:find(ending, last + 1, true)
+    end
+  end
+  return count
+end
+
+--- About how many tokens a request line (JSON text) takes: input; and output, the limit that it names, nil
+--- where it names none. The line is not decoded: its text counts 4 bytes a token, each embedded picture by
+--- its sides as the model counts them (`model`: the line's own if not given), all else that is embedded or
+--- named by an address as tokens.PICTURE.
+function tokens.request(line, model)
+  local pieces, pictures, from, position = {}, {}, 1, 1
+  while true do
+    local first, last = line:find(";base64,", position, true)
+    if not first then break end
+    position = last + 1
+    local is_value = line:sub(math.max(from, first - NEAR), first - 1):find '^.*"data:[%w/+.-]*$'
+    local stop = is_value and line:find('"', position, true)
+    if stop then
+      local width, height = image.size(base64_reader(line, position, stop - 1))
+      pictures[#pictures + 1] = { width = width, height = height, detail = detail_of(line, first, stop) }
+      pieces[#pieces + 1] = line:sub(from, last)
+      from, position = stop, stop
+    end
+  end
+  local rest = from == 1 and line or table.concat(pieces) .. line:sub(from)
+
+  local count = (bytes_of(rest) + 3) // 4
+  if #pictures > 0 then model = model or json.get(rest, "/body/model") end
+  for _, picture in ipairs(pictures) do
+    local known = picture.width and type(model) == "string"
+    count = count + (known and tokens.image(model, picture.detail, picture.width, picture.height) or tokens.PICTURE)
+  end
+  local others = math.max(0, pictures_in(rest) - #pictures)
+  return count + others * tokens.PICTURE, request.find_limit(rest)
+end
+
+-- ---------------------------------------------------------------- money
 
 --- The price table: obatch.prices, or a file like it. nil and what is wrong with that.
 function tokens.prices(path)

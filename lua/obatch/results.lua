@@ -1,0 +1,47 @@
+--- A file of results as it was downloaded: whether it is what it should be, before anything is judged.
+
+local fs = require "obatch.fs"
+local jsonl = require "obatch.jsonl"
+local outcome = require "obatch.outcome"
+
+local results = {}
+
+local function is_result(record) return not record.error and type(record.id) == "string" end
+
+--- Whether there is a result line in it. A page of a gateway holds none.
+function results.are_some(path)
+  for record in assert(jsonl.scan(path, { id = "/custom_id" })) do
+    if is_result(record) then return true end
+  end
+  return false
+end
+
+--- Whether it holds result lines and nothing else, the last one whole.
+function results.are_all(path)
+  local found = false
+  for record in assert(jsonl.scan(path, { id = "/custom_id" })) do
+    if not is_result(record) then return false end
+    found = true
+  end
+  return found and fs.last_byte(path) == "\n"
+end
+
+--- Whether it ends with a whole line.
+function results.end_whole(path)
+  local last_byte = fs.last_byte(path)
+  if last_byte == "\n" or last_byte == "" then return true end
+  local last
+  for record in assert(jsonl.scan(path, {})) do last = record end
+  return not (last and last.error)
+end
+
+--- What a result line says, in the output or the error file, when the account cannot pay; nil when none does.
+function results.quota_complaint(path)
+  for record in assert(jsonl.scan(path, { failure = "/error", body_error = "/response/body/error" })) do
+    for _, failure in pairs { a = record.failure, b = record.body_error } do
+      if type(failure) == "table" and outcome.is_quota(failure) then return tostring(failure.message) end
+    end
+  end
+end
+
+return results
