@@ -67,9 +67,11 @@ step download --poll-wait 1
 step clean --image-dir pages
 step deep_clean --image-dir pages --with-image --poll-wait 1
 step validate --image-dir batch_json_results --ext .json
+step fsck batch
 printf '\n$ find pages\n'
 find pages -name '*.txt*' | sort
 cd ..
 
 start_sandbox demo
 step correction_loop --base-dir demo_results --original-requests "$requests" --poll-wait 2
+step fsck demo_results
