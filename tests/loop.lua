@@ -175,7 +175,8 @@ function Job:created()
 end
 
 --- Runs many cells at once and waits for all. A cell is a job with .faults, and perhaps .box_words (of
---- its sandbox) and .steps: shell text to run before the last run, in which `run WORDS` is a run.
+--- its sandbox) and .steps: shell text to run before the last run, in which `run WORDS` is a run, `$url` is where
+--- the sandbox listens, `$box` its process and `serve PORT` its command.
 --- Afterwards each has .code, .out, .err of the last run, and .box_err.
 function loop.pool(cells, at_once)
   local scripts = {}
@@ -185,7 +186,9 @@ function loop.pool(cells, at_once)
     local path = cell.path
     support.write(path .. "/cell.sh", ([[
 cd %s || exit
-%s sandbox --port 0 --dir box %s >box.out 2>box.err & box=$!
+serve() { exec %s sandbox --dir box %s --port "$1"; }
+: >box.out
+serve 0 >>box.out 2>box.err & box=$!
 until url=$(sed -n 's/^listening on //p' box.out); [ -n "$url" ]; do kill -0 $box || exit; sleep 0.05; done
 run() { %s "$@"; }
 %s

@@ -1,5 +1,5 @@
--- The correction loop against every fault of the sandbox: whatever the network and the service do,
--- each request ends with its answer, and is paid exactly as often as its answers require.
+-- The correction loop against the faults of the sandbox that matrix_spec.lua has not: storms, and what goes wrong
+-- with batches and results. Each request ends with its answer, and is paid exactly as often as its answers require.
 local loop = require "loop"
 local support = require "support"
 
@@ -31,29 +31,12 @@ describe("the loop and", function()
   lazy_teardown(function() getmetatable(every_cell).__close() end)
 
   do
-    section = "HTTP faults: "
     --- Nothing is uploaded twice or created twice, however its reply was lost.
     local function created_once(self)
       local files, batches = self:created()
       assert.equal("3 files, 3 batches", ("%d files, %d batches"):format(files, batches))
     end
 
-    -- Ends after the minute that a silent connection is waited for; so it starts first.
-    cell("a reply to create_batch that never comes", "create_batch: stall late first=1", { also = created_once })
-
-    local kinds = {
-      "status=408", "status=409", "status=429 retry-after=1", "status=429 retry-after-ms=20", "status=500",
-      "status=502 body=html", "status=503 body=empty", "drop", "cut=20", "rate=3000", "delay=0.4",
-      "status=500 late", "status=408 late", "drop late",
-    }
-    -- The listings are only asked when a reply was lost.
-    local before = { list_files = "upload: drop late first=1; ", list_batches = "create_batch: drop late first=1; " }
-    for _, place in ipairs { "upload", "list_files", "file", "content", "create_batch", "list_batches", "batch" } do
-      for _, kind in ipairs(kinds) do
-        cell(("%s: %s"):format(place, kind), ("%s%s: %s first=2"):format(before[place] or "", place, kind),
-          { also = created_once })
-      end
-    end
     for seed = 1, 6 do
       cell("a storm, seed " .. seed, "*: drop late chance=0.1; *: status=500 retry-after-ms=10 chance=0.1; "
         .. "*: status=503 late retry-after-ms=10 chance=0.1; *: cut=9 chance=0.1",
@@ -120,11 +103,6 @@ describe("the loop and", function()
         for _, words in ipairs(said) do assert.truthy(complaint:find(words, 1, true), complaint) end
       end })
     end
-    for _, place in ipairs { "upload", "file", "content", "create_batch", "batch" } do
-      stops("401 at " .. place, place .. ": status=401 first=1", "status 401", "check the API key")
-    end
-    stops("403 at batch", "batch: status=403 after=3 first=1", "status 403")
-    stops("an account that cannot pay, at create_batch", "create_batch: quota first=1", "add credit")
     stops("an account that cannot pay, in validation", "batches: fail=insufficient_quota first=1", "insufficient_quota")
     stops("a refusal with an unknown code", "create_batch: status=400 code=strange first=1", "status 400")
     stops("a batch that fails validation with an unknown code", "batches: fail=strange first=2",

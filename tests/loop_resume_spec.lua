@@ -1,5 +1,5 @@
 -- The correction loop and its job folder: whatever stops a run, the same command goes on, and nothing is
--- paid, sent or fetched twice.
+-- paid, sent or fetched twice. (Kills are in kill_spec, faults of the disk in disk_spec.)
 local fs = require "obatch.fs"
 local loop = require "loop"
 local support = require "support"
@@ -8,9 +8,6 @@ local says = loop.says
 
 --- Lets a run send itself $SIGNAL at the $AT-th place where something is made durable.
 local SIGNAL_AT = ("dofile %q"):format(support.home .. "/tests/signal_at.lua")
-
---- A run of 6 requests in batches of 3 makes 23 events and gives 11 files their names.
-local EVENTS, FILES = 23, 11
 
 local every_cell = loop.group {}
 
@@ -27,47 +24,9 @@ end
 
 local function first_code(self) return tonumber(support.read(self.path .. "/first.code")) end
 
---- The lists of batch ids that other tools read hold every batch of the journal.
-local function check_ids(self)
-  local wanted, found = {}, {}
-  for _, event in ipairs(self:decoded("journal.jsonl")) do
-    if event.event == "created" then
-      wanted[event.batch_id] = ("iteration_%d/submitted_batch_ids_iteration_%d.txt"):format(event.iteration,
-        event.iteration)
-    end
-  end
-  for _, name in pairs(wanted) do
-    for id in self:read(name):gmatch("[^\n]+") do found[id] = name end
-  end
-  assert.same(wanted, found)
-end
-
 describe("a run that", function()
   lazy_setup(function() loop.pool(every_cell, 12) end)
   lazy_teardown(function() getmetatable(every_cell).__close() end)
-
-  local undisturbed = cell("nothing disturbs", nil, nil, function(self)
-    assert.equal(EVENTS, #self:events(), "the cells below should reach every event")
-  end)
-
-  local function killed(name, when, at)
-    cell(name, ("(export AT=%d WHEN=%s SIGNAL=KILL; run) >first.out 2>first.err; echo $? >first.code"):format(at, when),
-      nil, function(self)
-        assert.equal(137, first_code(self))
-        assert.equal(undisturbed:read("corrected_results.json"), self:read("corrected_results.json"))
-        local files, batches = self:created()
-        assert.equal("3 3", files .. " " .. batches)
-        check_ids(self)
-      end)
-  end
-  for at = 1, EVENTS do
-    killed("is killed before event " .. at, "before", at)
-    killed("is killed after event " .. at, "after", at)
-  end
-  for at = 1, FILES do killed("is killed before it names file " .. at, "file", at) end
-
-  cell("is killed at every third event, over and over", ([[
-    for at in 3 3 3 3 3 3 3; do (export AT=$at WHEN=after SIGNAL=KILL; run) >first.out 2>first.err; done]]))
 
   for _, at in ipairs { 1, 3, 5, 8, 10, 11 } do
     cell("gets Ctrl-C after event " .. at, ("(export AT=%d WHEN=later SIGNAL=INT; run) >first.out 2>first.err; "

@@ -18,11 +18,13 @@ Project.__index = Project
 ---   images   name below data/ -> bytes; or a number of small ones, p-1.png ... in two folders
 ---   model    body of the sandbox's model (pipeline.MODEL)
 ---   upload, download    words for every run of that command
+---   commands            what a run consists of ({ "upload", "download" })
 function pipeline.project(options)
   options = options or {}
   local dir = support.tmpdir()
   local self = setmetatable({ dir = dir, path = dir.path, box = dir.path .. "/box",
     base = dir.path .. "/work",
+    commands = options.commands or { "upload", "download" },
     upload_words = options.upload or {}, download_words = options.download or {}, images = {} }, Project)
   local images = options.images or 4
   if type(images) == "number" then
@@ -56,19 +58,23 @@ end
 --- The shell text of one command in the project's folder. The url may be a shell expression.
 function Project:step(command, url, words)
   local own = { upload = { "--image-dir", "data", "--prompt-file", "prompt.txt", table.unpack(self.upload_words) },
-    download = { "--poll-wait", "0.1", table.unpack(self.download_words) } }
+    download = { "--poll-wait", "0.1", table.unpack(self.download_words) },
+    deep_clean = { "--image-dir", "data", "--poll-wait", "0.1" } }
   return ("cd %s && OPENAI_API_KEY=%s OPENAI_BASE_URL=%s timeout -k 5 120 %s run %s/tests/signal_at.lua "
     .. "%s/scripts/%s.lua %s %s"):format(support.quote(self.base), loop.KEY, url, support.quote(support.binary),
     support.quote(support.home), support.quote(support.home), command, quoted(own[command] or {}),
     quoted(words or {}))
 end
 
---- For loop.pool: upload and then download. $ONLY names the command that the signal of signal_at.lua is for.
+--- For loop.pool: one command after the other. $ONLY names the command that the signal of signal_at.lua, or
+--- the strike of preload/strike.c, is for.
 function Project:command(url)
-  local function guarded(command)
-    return ('( [ "${ONLY-%s}" = %s ] || unset AT; %s )'):format(command, command, self:step(command, '"$url"'))
+  local steps = {}
+  for i, command in ipairs(self.commands) do
+    steps[i] = ('( [ "${ONLY-%s}" = %s ] || unset AT LD_PRELOAD; %s )'):format(command, command,
+      self:step(command, '"$url"'))
   end
-  support.write(self.path .. "/both.sh", ("url=$1\n%s && %s\n"):format(guarded "upload", guarded "download"))
+  support.write(self.path .. "/both.sh", ("url=$1\n%s\n"):format(table.concat(steps, " && ")))
   return ("sh %s/both.sh %s"):format(support.quote(self.path), url)
 end
 

@@ -420,8 +420,8 @@ describe("limits of the service", function()
       local _, reply, t = client:upload(lines(3, 3))
       assert.equal(400, t.status)
       assert.truthy(reply.error.message:find("storage quota", 1, true))
-      local _, upload = client:call("POST", "/uploads", { json = { filename = "a.jsonl", purpose = "batch", bytes = size,
-        mime_type = "application/jsonl" } })
+      local _, upload = client:call("POST", "/uploads", { json = {
+        filename = "a.jsonl", purpose = "batch", bytes = size, mime_type = "application/jsonl" } })
       local _, part = client:call("POST", "/uploads/" .. upload.id .. "/parts",
         { form = { { name = "data", value = line("id-1") .. "\n", filename = "blob" } } })
       _, reply = client:call("POST", "/uploads/" .. upload.id .. "/complete",
