@@ -111,6 +111,23 @@ describe("the job folder", function()
     end
   end)
 
+  it("is not sent again when the end of the journal is lost, but batches are known to have run", function()
+    local job <close> = loop.job {}
+    local box <close> = job:sandbox()
+    job:run(box, { "--max-iterations", "1" })
+    local journal, paid = job:read("journal.jsonl"), loop.text(job:paid())
+    local planned = journal:match("^.-\n.-\n") -- "started" and "planned"
+    assert.truthy(planned:find('"planned"', 1, true))
+    support.write(job.base .. "/journal.jsonl", planned)
+    job:run(box)
+    assert.equal(1, job.code)
+    says(job, "submitted_batch_ids_iteration_1.txt names batches that the journal does not know")
+    assert.equal(paid, loop.text(job:paid()))
+    support.write(job.base .. "/journal.jsonl", journal)
+    job:run(box)
+    loop.check(job, loop.usual(6))
+  end)
+
   it("is not touched when a line of the journal is damaged: exit 1 with its number", function()
     local job <close> = loop.job {}
     local box <close> = job:sandbox()

@@ -180,7 +180,11 @@ function loop.run(options)
   while not stopped do
     -- What has not left this machine yet is written anew: rules and limits may have changed.
     current = n + 1
-    if n == #the_job.iterations or the_job:is_untouched(n + 1) then
+    local is_new = n == #the_job.iterations
+    if not is_new and the_job:is_untouched(n + 1) and fs.stat(the_job:ids_path(n + 1)) then
+      return nil, ("%s names batches that the journal does not know: its end is missing, and sending again would be "
+        .. "paid twice. Restore %s/journal.jsonl from a copy"):format(the_job:ids_path(n + 1), the_job.dir), "DAMAGED"
+    elseif is_new or the_job:is_untouched(n + 1) then
       local ordinals = book:to_send()
       if #ordinals == 0 or rounds >= options.max_iterations then break end
       ok, message, code = the_job:plan(n + 1, next_requests(ordinals), max_requests, max_bytes,
