@@ -129,7 +129,7 @@ describe("a job adds up", function()
       assert.equal(2, count_events(self.base .. "/journal.jsonl", "deleted"))
     end)
   local images = pipeline.project { images = 6, download = { "--delete-remote-files" } }
-  images.faults = "limits: tokens=400"
+  images.faults = "limits: tokens=1000"
   cell("of images, when a batch was split and its files were deleted", images, "batch", RUN:format(""),
     function(self, _, out)
     assert.equal(0, self.code, self.err)

@@ -101,7 +101,7 @@ describe("enqueued tokens:", function()
     end)
 
   cell("a batch of images that can never fit becomes several, and no image is paid twice",
-    pipeline.project { images = 6 }, "limits: tokens=400", function(self)
+    pipeline.project { images = 6 }, "limits: tokens=1000", function(self)
       pipeline.check(self)
       assert.truthy(support.read(self.base .. "/batch/journal.jsonl"):find('"split"', 1, true))
     end)

@@ -231,26 +231,33 @@ describe("a part is to be split", function()
     assert.is_nil(line:no_room(store.parts[2], "full"))
   end)
 
-  --- What comes of the seventh refusal, an hour after the first one.
-  local function after_an_hour(tokens, limit, lines)
+  --- What comes of the seventh refusal, so many hours after the first one.
+  local function after(hours, tokens, limit, lines)
     local pieces, line, store = refused(tokens, limit, lines)
     assert.is_nil(pieces)
     for _ = 2, 6 do assert.is_nil(line:no_room(store.parts[1], "full")) end
-    later(3601)
+    later(hours * 3600 + 1)
     return line:no_room(store.parts[1], "full")
   end
 
-  it("when it was refused alone for an hour, and the service tells no limit", function()
-    assert.equal(2, after_an_hour(100, nil))
-    assert.is_nil(after_an_hour(100, nil, 1)) -- a single request waits: nothing says that it is too much
+  it("when it was refused alone for an hour, and may fill the limit: the service may count more", function()
+    assert.is_nil(after(0.9, 300, 400))
+    assert.equal(2, after(1, 300, 400))
+    assert.equal(2, after(1, 300, nil))
   end)
 
-  it("never where it would fit: other work of the user fills the limit, and that may take days", function()
-    assert.is_nil(after_an_hour(100, 400))
-    assert.is_nil(after_an_hour(100, 400, 1))
+  it("when it was refused alone for longer than other work can last, however small its estimate", function()
+    assert.is_nil(after(24, 99, 400))
+    assert.equal(2, after(25, 99, 400))
+  end)
+
+  it("not when it is a single request that would fit", function()
+    assert.is_nil(after(100, 300, 400, 1))
+    assert.is_nil(after(100, 99, 400, 1))
+    assert.is_nil(after(100, 99, nil, 1))
   end)
 
   it("when a single request is above the limit, and was refused for an hour: then it is given up", function()
-    assert.equal(1, after_an_hour(1000, 400, 1))
+    assert.equal(1, after(1, 1000, 400, 1))
   end)
 end)

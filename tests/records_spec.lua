@@ -23,8 +23,8 @@ end
 describe("the batch folder", function()
   it("queues batches over the enqueued-token limit, and uploads none of them twice", function()
     local project <close> = pipeline.project { images = 6, upload = { "--max-images-per-batch", "2" } }
-    -- Two pages are about 180 tokens as the sandbox counts them.
-    local box <close> = project:sandbox { "--faults", "limits: tokens=250", "--batch-seconds", "0.5" }
+    -- Two pages are about 530 tokens.
+    local box <close> = project:sandbox { "--faults", "limits: tokens=800", "--batch-seconds", "0.5" }
     project:run("upload", box)
     project:run("download", box)
     pipeline.check(project)

@@ -14,9 +14,11 @@ Queue.__index = Queue
 --- The longest pause before a part is submitted again, in seconds.
 local MAX_PAUSE = 900
 
---- What was refused for its tokens so often and so long (seconds), with none of ours beside it, is believed to be
---- too big where that cannot be told otherwise: the limit is not known, or it is a single request, and given up.
-local ALONE_TRIES, ALONE_FOR = 6, 3600
+--- A batch that was refused for its tokens so often and so long (seconds), with none of ours beside it, though by
+--- the estimate it would fit, is believed to be too big after all and is split: soon where the estimate is near
+--- the limit, for the service may count more; else when all that the user had enqueued must have ended.
+local ALONE_TRIES, NEARLY_FULL = 6, 1 / 4
+local ALONE_FOR, ALONE_FOR_SMALL = 3600, 25 * 3600
 
 --- A batch that is split is cut so that by the estimate its pieces leave this share of the limit free.
 local MARGIN = 0.1
@@ -117,11 +119,11 @@ function Queue:no_room(part, why)
   if limit and tokens > limit and part.lines > 1 then
     return math.min(part.lines, math.ceil(tokens / (limit * (1 - MARGIN))))
   end
-  -- A limit that it would fit into is filled by other work of the user, however long that takes.
-  local may_fit = limit and tokens <= limit or not limit and part.lines == 1
-  if not may_fit and refusals.count >= ALONE_TRIES and term.clock() - refusals.since >= ALONE_FOR then
-    return math.min(part.lines, 2)
-  end
+  local is_small = limit and tokens < limit * NEARLY_FULL
+  local is_hopeless = refusals.count >= ALONE_TRIES
+    and term.clock() - refusals.since >= (is_small and ALONE_FOR_SMALL or ALONE_FOR)
+  -- A single request is given up only when it is above the limit: else it waits, as long as it takes.
+  if is_hopeless and (part.lines > 1 or limit and tokens > limit) then return math.min(part.lines, 2) end
   self:put_back(part, why, self:pause_before(refusals.count), true)
 end
 

@@ -48,7 +48,7 @@ batches (one batch each):
 files (one upload each):
   hidden=S          not found for so long          expire=S        expires so soon
 limits (always):
-  tokens=N          enqueued tokens per model (a request counts its bytes / 4); of them
+  tokens=N          enqueued tokens per model (text at 4 bytes each, pictures by size); of them
     taken=M for=S     others use M, for S seconds from the first batch on
   creations=N       batches an hour, then 429 with Retry-After; per=S   seconds, not an hour
   storage=BYTES     of all files together; an upload beyond it is refused

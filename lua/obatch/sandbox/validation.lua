@@ -3,6 +3,7 @@
 local files = require "obatch.sandbox.files"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
+local tokens = require "obatch.tokens"
 
 local validation = {}
 
@@ -160,7 +161,7 @@ end
 -- limits: { bytes =, requests = (nil: the service's), errors = (entries at most),
 --           models = (set of names, nil: any), skip_blank = (true: blank lines are no error) }
 -- Returns the list of entries (empty when all is well) and
--- { requests =, model =, tokens = (estimate: bytes / 4) }.
+-- { requests =, model =, tokens = (an estimate, see obatch.tokens) }.
 function validation.input(path, size, endpoint, limits, breathe)
   local found = { requests = 0, tokens = 0 }
   local most = limits.requests or MAX_REQUESTS
@@ -183,7 +184,7 @@ function validation.input(path, size, endpoint, limits, breathe)
         return { validation.entry("maximum_requests_exceeded",
           ("The batch input file contains more than the %d requests maximum."):format(most)) }, found
       end
-      found.tokens = found.tokens + record.length // 4
+      found.tokens = found.tokens + tokens.request(record.text)
       inputs = inputs + count_inputs(record.input)
       local code, message, param = check_line(record, endpoint, seen, limits.models)
       if code and #entries < limits.errors then
