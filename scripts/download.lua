@@ -109,6 +109,7 @@ if not api then return cli.fail(2, "%s", problem) end
 local shelf <close>, complaint, code = records.open { batch_dir = args.batch_dir, completed_dir = completed_dir,
   output_dir = args.output_dir, log = log }
 if not shelf then return cli.stopped(complaint, code) end
+shelf.meter:begin_run()
 
 --- Stops the run; what is stored is stored.
 local function stopped(reason, what)

@@ -320,7 +320,7 @@ describe("a budget", function()
       assert.equal(texts == 4 and 0 or 1, (project:run("download", box, { "--resubmit", "--budget-requests", "2" })))
       local found = 0
       for name in pairs(project.images) do found = found + (project:text(name) and 1 or 0) end
-      assert.equal(texts, found)
+      assert.equal(texts, found, project.err)
     end
     for _, times in pairs(project:paid()) do assert.equal(2, times) end
   end)

@@ -103,6 +103,9 @@ describe("the meter", function()
     local other = store_of(0)
     other.meter.beside = { store.meter }
     assert.equal(2, #other.meter:spent { mark = 0, started = 3000 })
+    store.meter:begin_run()
+    assert.equal(1, #other.meter:spent { mark = 0, started = 3000 }) -- what waits; the rest was of another run
+    assert.equal(2, #other.meter:spent { time = 3000 })
   end)
 end)
 

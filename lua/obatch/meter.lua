@@ -78,13 +78,17 @@ function Meter:tokens_of(part) return estimate_in(part) * self:enqueuing_factor(
 --- The tokens that batches with this model have enqueued and not released, calibrated.
 function Meter:enqueued(model) return (self.sums[model] or NOTHING).open * self:enqueuing_factor(model) end
 
+--- What is submitted from here on is of this run.
+function Meter:begin_run() self.run_mark = self:mark() end
+
 --- A point in what was submitted, for spent{ mark = }.
 function Meter:mark() return #self.entries end
 
 --- What was submitted since { mark = } or { time = Unix seconds }, and what is planned and waits for its batch: a
 --- list of { model, requests, tokens_in, tokens_out }, one for each batch. Tokens are what the service counted
 --- where the batch has ended, else the estimates, calibrated. The meters in .beside, of jobs that share a
---- budget with this one, are asked by time: with a mark, { started = } says when the run began.
+--- budget with this one, are asked by time: with a mark, { started = } says when the run began. One of which
+--- begin_run() was called knows that better: a second may hold the end of one run and the begin of the next.
 function Meter:spent(since)
   local list = {}
   local function add(model, requests, tokens_in, tokens_out, usage)
@@ -103,7 +107,9 @@ function Meter:spent(since)
     end
   end
   for _, other in ipairs(self.beside or {}) do
-    for _, batch in ipairs(other:spent { time = since.time or since.started }) do list[#list + 1] = batch end
+    local by_mark = not since.time and other.run_mark
+    local when = by_mark and { mark = by_mark } or { time = since.time or since.started }
+    for _, batch in ipairs(other:spent(when)) do list[#list + 1] = batch end
   end
   return list
 end
