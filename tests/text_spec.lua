@@ -206,3 +206,10 @@ it("blank is what holds white space only", function()
   for _, blank in ipairs { "", " ", "\r\n\t \f\v" } do assert.is_true(text.is_blank(blank)) end
   for _, not_blank in ipairs { ".", " \n0", "\u{A0}" } do assert.is_false(text.is_blank(not_blank)) end
 end)
+
+it("shows what would act on a terminal, or hide there, as its bytes", function()
+  assert.equal("a%1B[2J%00", text.printable("a\27[2J\0"))
+  assert.equal("gpj%E2%80%AEexe, %E2%81%A7, %E2%80%A8, %C2%9B",
+    text.printable("gpj\u{202E}exe, \u{2067}, \u{2028}, \u{9B}"))
+  assert.equal("é \u{2014} \u{202F} \u{2070} 😀", text.printable("é \u{2014} \u{202F} \u{2070} 😀"))
+end)

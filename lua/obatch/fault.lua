@@ -10,6 +10,8 @@ local fault = {}
 fault.PASSING = { DNS = true, CONNECT = true, TIMEOUT = true, CLOSED = true, PROTOCOL = true }
 
 --- JSON null and the empty string (seen as the file id of a clean batch) both mean "absent".
+---@param value any
+---@return any value  nil for these
 function fault.present(value)
   if value == nil or value == cjson.null or value == "" then return nil end
   return value
@@ -62,8 +64,8 @@ local CODES = { [401] = "AUTH", [403] = "AUTH", [404] = "NOT_FOUND", [408] = "SE
 local REMEDIES = {
   AUTH = "check the API key (OPENAI_API_KEY or --api-key-file), the organization and the project",
   QUOTA = "the account cannot pay for more: add credit or raise its limit, then run again",
-  STORAGE = "delete files at the service (--delete-remote-files does it for batches whose results are safe)"
-    .. ", then run again",
+  STORAGE = "delete files at the service (obatch files prune --dry-run shows which may go; --delete-remote-files does "
+    .. "it for batches whose results are safe), then run again",
 }
 
 local function lower(value) return type(value) == "string" and value:lower() or "" end
@@ -96,9 +98,18 @@ local function is_no_file(status, failure, file_id)
   return status == 404 and (failure.param == "input_file_id" or words:find(file_id:lower(), 1, true) ~= nil)
 end
 
---- Judges a finished transfer: nil when it is a success, else { message, code, again, status, wait }, where
---- `again` says whether the same request may succeed later, and `wait` how many seconds later, if the service
---- tells. `call` is what send() got.
+---@class obatch.Fault
+---@field message string
+---@field code string
+---@field again? boolean   the same request may succeed later
+---@field status? integer  of the answer
+---@field wait? number     seconds after which the service wants to be asked again
+
+--- Judges a finished transfer: nil when it is a success.
+---@param transfer obatch.http.Transfer
+---@param what string  for the message
+---@param call table   what Api:send got
+---@return obatch.Fault|nil fault
 function fault.of(transfer, what, call)
   if transfer.code then
     return { message = ("%s: %s"):format(what, transfer.error), code = transfer.code,

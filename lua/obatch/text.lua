@@ -11,11 +11,14 @@ local text = {}
 --- to the first error; an honest answer begins within the first few.
 local MAX_STARTS = 16
 
+--- The line that opens a Markdown fence, with the line break before it.
+local OPENING = "\n[ \t]*```+[^`\n]*\n"
+
 --- The content of the only Markdown fence in `answer`; nil when there is none, false when there is
 --- more than one. A fence that is never closed runs to the end.
 local function fenced(answer)
   local lines = "\n" .. answer .. "\n"
-  local _, open = lines:find("\n[ \t]*```+[^`\n]*\n")
+  local _, open = lines:find(OPENING)
   if not open then return nil end
   local close, after = lines:find("\n[ \t]*```+[ \t]*\r?\n", open)
   if not close then return lines:sub(open + 1) end
@@ -53,9 +56,11 @@ end
 local ESCAPES = { ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ["\b"] = "\\b", ["\f"] = "\\f" }
 
 --- Mends the two faults that leave no doubt about what was meant: raw control characters inside
---- strings become escapes, commas before a closing bracket go. Returns the text and what was done
---- (a list of words, empty when nothing was). A backslash before a raw control character leaves
+--- strings become escapes, commas before a closing bracket go. A backslash before a raw control character leaves
 --- doubt, and stays.
+---@param broken string
+---@return string text
+---@return string[] steps  what was done, in words
 function text.repair(broken)
   local out, position, controls, commas = {}, 1, false, false
   while true do
@@ -91,9 +96,12 @@ function text.repair(broken)
 end
 
 --- The JSON text inside a model's answer: the answer itself, or what its one Markdown fence holds,
---- or an object or array that begins a line and runs to the end. With `mend`, text.repair is tried
---- where strict JSON is not found. Returns the JSON text and the steps taken (a list of words,
---- empty for a bare answer); or nil and the reason, with the byte where the likeliest part breaks.
+--- or an object or array that begins a line and runs to the end.
+---@param answer string
+---@param mend? boolean  try text.repair where strict JSON is not found
+---@return string|nil json
+---@return string[]|string steps  what was taken off or repaired, none for a bare answer; or the reason, with the byte
+--- where the likeliest part breaks
 function text.find_json(answer, mend)
   local candidate, steps = trim(answer), {}
   if json.check(candidate, "decodable") then return candidate, steps end
@@ -117,7 +125,20 @@ function text.find_json(answer, mend)
   return nil, ("not JSON: %s at byte %d%s"):format(message, at, inner and " of the fenced block" or "")
 end
 
---- Whether one of the Lua patterns is in `string` (with `first`: at its beginning).
+--- Where in an answer the JSON begins that find_json looked at last.
+---@param answer string
+---@param is_fenced boolean  whether that was in a fence, as its message or its steps say
+---@return integer byte
+function text.start_of_json(answer, is_fenced)
+  local _, open = ("\n" .. answer):find(OPENING)
+  return answer:find("%S", is_fenced and open or 1) or 1
+end
+
+--- Whether one of the Lua patterns is in a string.
+---@param string string
+---@param patterns string[]
+---@param first? boolean  at its beginning
+---@return boolean
 function text.has_any(string, patterns, first)
   for _, pattern in ipairs(patterns) do
     if string:find((first and "^" or "") .. pattern) then return true end
@@ -125,7 +146,9 @@ function text.has_any(string, patterns, first)
   return false
 end
 
---- Whether there is anything but white space in it.
+--- Whether there is nothing but white space in it.
+---@param string string
+---@return boolean
 function text.is_blank(string)
   return not string:find("%S")
 end
@@ -135,6 +158,8 @@ local function as_hex(bytes)
 end
 
 --- `string` with bytes that are not UTF-8 as %XX.
+---@param string string
+---@return string
 function text.to_utf8(string)
   local out, position = {}, 1
   while position <= #string do
@@ -148,13 +173,19 @@ function text.to_utf8(string)
   return table.concat(out)
 end
 
---- The same, and control characters too: for paths and custom_ids in messages, where a name may hold
---- a line break or an escape sequence.
+--- The same, and control characters too, with those that break a line or turn its direction (U+2028, U+202E):
+--- for paths and custom_ids in messages, where a name may hold an escape sequence, or show as another one.
+---@param string string
+---@return string
 function text.printable(string)
-  return (text.to_utf8(string):gsub("[\0-\31\127]", as_hex):gsub("\xC2[\x80-\x9F]", as_hex))
+  return (text.to_utf8(string):gsub("[\0-\31\127]", as_hex):gsub("\xC2[\x80-\x9F]", as_hex)
+    :gsub("\xE2\x80[\x8E\x8F\xA8-\xAE]", as_hex):gsub("\xE2\x81[\xA6-\xA9]", as_hex))
 end
 
---- At most `bytes` of `string`, never ending inside a UTF-8 character.
+--- The beginning of `string`, never ending inside a UTF-8 character.
+---@param string string
+---@param bytes integer  at most
+---@return string
 function text.cut(string, bytes)
   if #string <= bytes then return string end
   local last = bytes
@@ -166,6 +197,8 @@ end
 local MAX_SHOWN = 4000
 
 --- A message that may hold words of the service, fit for a terminal and a log: no control characters, not endless.
+---@param message string
+---@return string
 function text.shown(message) return text.printable(text.cut(message, MAX_SHOWN)) end
 
 return text
