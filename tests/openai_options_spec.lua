@@ -105,7 +105,7 @@ describe("the options of a command", function()
     end
     look(api, "api")
     assert.is_truthy(visited[getmetatable(api)])
-    assert.is_nil(require "obatch.repl".show(api, 200):find(KEY, 1, true))
+    assert.is_nil(require "obatch.repl.show".value(api, 200):find(KEY, 1, true))
   end)
 
   it("say how to give a key where there is none", function()

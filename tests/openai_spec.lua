@@ -255,8 +255,8 @@ describe("a message", function()
       assert.equal("batch b: the reply repeats the API key; it is not used", message_of { body = body })
     end
     local api <close> = assert(openai.new { key = "anything", base_url = api_server.origin() .. "/v1" })
-    script { [GET] = { body = '{"id":"anything"}' } }
-    assert.equal("anything", assert(api:batch "b").id)
+    script { [GET] = { body = '{"id":"b","status":"anything"}' } }
+    assert.equal("anything", assert(api:batch "b").status)
   end)
 
   it("is one line and not endless", function()
@@ -296,9 +296,30 @@ describe("what is sent", function()
   it("names ids in paths as they are, whatever is in them", function()
     local api <close> = new_api()
     local target = "/v1/batches/a%2F..%3Fx%20%C3%A9~-_."
-    script { ["GET " .. target] = BATCH }
+    script { ["GET " .. target] = object { id = "a/..?x é~-_.", status = "completed" } }
     assert.truthy(api:batch "a/..?x é~-_.")
     assert.same({ "GET " .. target }, asked())
+  end)
+
+  it("asks for nothing without an id: the path would be that of the listing", function()
+    local api <close> = new_api()
+    script {}
+    for _, method in ipairs { "batch", "cancel_batch", "file", "delete_file", "download" } do
+      assert.equal("NOT_FOUND", select(2, fails(api[method](api, "", "/dev/null"))))
+    end
+    assert.same({}, asked())
+  end)
+
+  it("believes no reply about another batch: who cancels one must not be shown another", function()
+    local api <close> = new_api()
+    script { [GET] = object { id = "B", status = "in_progress" }, ["POST /v1/batches/b/cancel"] = object { id = "b2" } }
+    for _, method in ipairs { "batch", "cancel_batch" } do
+      local message, code = fails(api[method](api, "b"))
+      assert.equal("PROTOCOL", code)
+      assert.matches("about another one", message, 1, true)
+    end
+    script { [GET] = object { status = "in_progress" } } -- says not which
+    assert.truthy(api:batch "b")
   end)
 end)
 
@@ -336,11 +357,31 @@ describe("a listing", function()
     assert.equal(1, #asked())
   end)
 
+  it("begins behind an item that is named", function()
+    local api <close> = new_api()
+    script { [FIRST .. "&after=5%2F"] = page(true, { id = "4" }), [FIRST .. "&after=4"] = page(false, { id = "3" }) }
+    local visited = {}
+    api:each("/batches?limit=100", function(item) visited[#visited + 1] = item.id end, { after = "5/" })
+    assert.same({ "4", "3" }, visited)
+  end)
+
   it("that repeats a page for ever is an error", function()
     script { [FIRST] = page(true, { id = "1" }), [FIRST .. "&after=1"] = page(true, { id = "1" }) }
     local _, found, message, code = visit()
     assert.equal("PROTOCOL", select(2, fails(found, message, code)))
     assert.matches("listing /batches: the service repeats the page after '1'", message, 1, true)
+    script { [FIRST] = page(true, { id = "1" }), [FIRST .. "&after=1"] = page(true, { id = "2" }),
+      [FIRST .. "&after=2"] = page(true, { id = "1" }) }
+    _, found, message, code = visit()
+    assert.equal("PROTOCOL", select(2, fails(found, message, code)))
+    assert.matches("repeats the page after '1'", message, 1, true)
+  end)
+
+  it("that says there is more and sends nothing is an error: what was not seen may be there", function()
+    script { [FIRST] = page(true, { id = "1" }), [FIRST .. "&after=1"] = page(true) }
+    local _, found, message, code = visit()
+    assert.equal("PROTOCOL", select(2, fails(found, message, code)))
+    assert.matches("there is more, and sends nothing", message, 1, true)
   end)
 
   it("that holds no list is an error, and never an empty one", function()
@@ -540,6 +581,13 @@ describe("cancelling and deleting", function()
     assert.equal("cancelling", assert(api:cancel_batch "b").status)
     assert.is_true(assert(api:delete_file "f").deleted)
     assert.equal("", seen()[1].body)
+  end)
+
+  it("ask again after a lost reply: cancelling twice does no harm", function()
+    local api <close> = new_api()
+    script { [CANCEL] = { { drop = true }, failure(503), object { id = "b", status = "cancelling" } } }
+    assert.equal("cancelling", assert(api:cancel_batch "b").status)
+    assert.same({ CANCEL, CANCEL, CANCEL }, asked())
   end)
 
   it("of a batch that has ended is a conflict, not a reason to try again", function()

@@ -16,11 +16,13 @@ local faults = require "obatch.fault"
 local fs = require "obatch.fs"
 local http = require "obatch.http"
 local json = require "obatch.json"
+local key = require "obatch.key"
 local tasks = require "obatch.tasks"
 local term = require "obatch.term"
 local text = require "obatch.text"
 
 local openai = {}
+
 local Api = {}
 Api.__index = Api
 
@@ -40,43 +42,34 @@ local ANSWER_TIMEOUT, STALL_TIMEOUT = 600, 60
 --- The longest message, in bytes.
 local MAX_MESSAGE = 1000
 
---- Any real key is longer; a shorter one is a stand-in for a local server and may be an honest word.
-local SHORTEST_KEY = 8
-
---- A reply that holds a key of so many bytes is nonsense, and not believed: its ids and words go into journals
---- and names of files. A stand-in may be shorter.
-local SURELY_A_KEY = 16
-
 local present = faults.present
 openai.present = present
 
--- ---------------------------------------------------------------- the key
-
---- What nobody who looks at a client shall see: { headers =, words = patterns of the key, is_long = } for each.
+--- What nobody who looks at a client shall see: { headers =, key = an obatch.Secret } for each.
 local SECRETS = setmetatable({}, { __mode = "k" })
-
---- The key as it may come back in a message: as it is, in a URL, in JSON text.
-local function patterns_of(key)
-  local function percent(format)
-    return (key:gsub("[^%w._~-]", function(char) return format:format(char:byte()) end))
-  end
-  local quoted = json.encode(key):sub(2, -2)
-  local found, known = {}, {}
-  for _, form in ipairs { key, percent "%%%02X", percent "%%%02x", quoted, (quoted:gsub("/", "\\/")) } do
-    if not known[form] and #key >= SHORTEST_KEY then found[#found + 1] = form:gsub("%p", "%%%0") end
-    known[form] = true
-  end
-  return found
-end
 
 -- ---------------------------------------------------------------- one call
 
+--- What a client is made of.
+---@class obatch.openai.Options
+---@field key string
+---@field base_url string without a slash at its end
+---@field organization? string
+---@field project? string
+---@field allow_plain_http? boolean let http:// go to other hosts than this machine
+---@field settle_seconds? number see obatch.policy
+---@field patience? number see obatch.policy
+---@field log? fun(line: string) hears of every retry
+
 --- A client of the API.
----   key, base_url, organization, project    strings; base_url without a slash at its end
----   allow_plain_http                        http:// to other hosts than this machine
----   settle_seconds, patience                see obatch.policy
----   log(line)                               hears of every retry
---- Its field `reached` is true once the service has answered anything at all.
+---@class obatch.openai.Api
+---@field reached boolean whether the service has answered anything at all
+---@field known table<string, true> ids with which no doubt is settled; callers may add some
+
+---@param options obatch.openai.Options
+---@return obatch.openai.Api? api
+---@return string? message
+---@return string? code
 function openai.new(options)
   local headers = { ["Authorization"] = "Bearer " .. options.key, ["Accept"] = "application/json" }
   headers["OpenAI-Organization"] = options.organization
@@ -92,7 +85,7 @@ function openai.new(options)
                       -- out, and what a caller adds; a doubt is never settled with one of them
     unfinished = {},  -- see obatch.content
   }, Api)
-  SECRETS[api] = { headers = headers, words = patterns_of(options.key), is_long = #options.key >= SURELY_A_KEY }
+  SECRETS[api] = { headers = headers, key = key.secret(options.key) }
   return api
 end
 
@@ -105,12 +98,17 @@ Api.__close = Api.close
 
 --- A message that may hold words of the service: one line, not endless, and without the key, which
 --- some services repeat.
+---@param message string
+---@return string cleaned
 function Api:clean(message)
-  for _, word in ipairs(SECRETS[self].words) do message = message:gsub(word, "***") end
-  return text.cut(message:gsub("[\0-\31\127]+", " "), MAX_MESSAGE)
+  return text.cut(SECRETS[self].key:hide(message):gsub("[\0-\31\127]+", " "), MAX_MESSAGE)
 end
 
---- One transfer, no retry. Returns the transfer and its fault (nil for a success).
+--- One transfer, no retry.
+---@param what string  for messages
+---@param call table   the request, see obatch.http, with `path` below base_url
+---@return obatch.http.Transfer|nil transfer
+---@return obatch.Fault|nil fault  nil for a success
 function Api:send(what, call)
   local headers = {}
   for name, value in pairs(SECRETS[self].headers) do headers[name] = value end
@@ -135,8 +133,14 @@ function Api:send(what, call)
   return transfer, fault
 end
 
---- Waits after the k-th try (k = 1, 2, ...) ended with `fault`: true; or nil, message, CODE when the
+--- Waits after the k-th try (k = 1, 2, ...) ended with a fault; fails when the
 --- next one would begin after `deadline`, or when interrupted.
+---@param k integer
+---@param fault obatch.Fault
+---@param deadline number  of term.clock
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Api:back_off(k, fault, deadline)
   local pause = fault.wait or math.random() * math.min(CAP, BASE * 2 ^ (k - 1))
   if term.clock() + pause > deadline then
@@ -147,14 +151,20 @@ function Api:back_off(k, fault, deadline)
   return tasks.sleep(pause)
 end
 
---- A call that changes nothing, or nothing that matters if repeated. Returns the transfer, or
---- nil, message, CODE.
+--- A call that changes nothing, or nothing that matters if repeated.
+---@param what string
+---@param call table
+---@return obatch.http.Transfer|nil transfer
+---@return string|nil message
+---@return string|nil code
 function Api:call(what, call)
   local deadline, k = term.clock() + self.patience, 0
   while true do
     local transfer, fault = self:send(what, call)
     if not fault then return transfer end
-    if not fault.again or call.once then return nil, fault.message, fault.code end
+    if not fault.again or call.once or call.once_in_conflict and fault.code == "CONFLICT" then
+      return nil, fault.message, fault.code
+    end
     k = k + 1
     local ok, message, code = self:back_off(k, fault, deadline)
     if not ok then return nil, message, code end
@@ -167,6 +177,8 @@ local TEXTS = setmetatable({}, { __mode = "k" })
 
 --- The JSON text of an object that a method of the client returned, as the service sent it; nil for
 --- another table.
+---@param object table
+---@return string? json
 function openai.raw(object)
   local found = TEXTS[object]
   if type(found) == "table" then
@@ -176,35 +188,31 @@ function openai.raw(object)
   return found
 end
 
---- Whether one of the patterns is in a string, or in a string of a table.
-local function holds(value, patterns)
-  if type(value) == "table" then
-    for key, each in pairs(value) do
-      if holds(key, patterns) or holds(each, patterns) then return true end
-    end
-  elseif type(value) == "string" then
-    for _, pattern in ipairs(patterns) do
-      if value:find(pattern) then return true end
-    end
-  end
-  return false
-end
-
---- The reply's JSON object, or nil, message, CODE.
+--- The reply's JSON object.
+---@param what string
+---@param transfer obatch.http.Transfer
+---@return table|nil object
+---@return string|nil message
+---@return string|nil code
 function Api:object_of(what, transfer)
   local reply = cjson.decode(transfer.body)
   if type(reply) ~= "table" then
     local words = text.cut(self:clean(transfer.body), 80)
     return nil, ("%s: the reply is no JSON object: '%s'"):format(what, words), "PROTOCOL"
   end
-  local secrets = SECRETS[self]
-  if secrets.is_long and (holds(transfer.body, secrets.words) or holds(reply, secrets.words)) then
+  local secret = SECRETS[self].key
+  if secret:is_in(transfer.body) or secret:is_in(reply) then
     return nil, what .. ": the reply repeats the API key; it is not used", "PROTOCOL"
   end
   TEXTS[reply] = transfer.body
   return reply
 end
 
+---@param what string
+---@param call table
+---@return table|nil object
+---@return string|nil message
+---@return string|nil code
 function Api:get_object(what, call)
   local transfer, message, code = self:call(what, call)
   if not transfer then return nil, message, code end
@@ -216,11 +224,28 @@ local function segment(id)
   return (id:gsub("[^%w_.~-]", function(char) return ("%%%02X"):format(char:byte()) end))
 end
 
+--- Calls for one thing of a kind ("files"). Without an id the path would be that of the listing.
+local function call_for(self, what, kind, id, call)
+  if id == "" then return nil, what .. ": the id is empty", "NOT_FOUND" end
+  call.path = ("/%s/%s%s"):format(kind, segment(id), call.path or "")
+  local object, message, code = self:get_object(what, call)
+  -- Who asked for one batch must not be told of another one, and cancel that.
+  if object and kind == "batches" and present(object.id) ~= nil and object.id ~= id then
+    return nil, ("batch %s: the reply is about another one"):format(id), "PROTOCOL"
+  end
+  return object, message, code
+end
+
 -- ---------------------------------------------------------------- what creates something
 
 --- Looks for something that may have been created, again and again over settle_seconds, because a
---- new batch can be late in the listing. Returns it; nil when it is not there; nil, message, CODE
---- when the service could not be asked. `limits` are those of each().
+--- new batch can be late in the listing. nil alone when it is not there; a message when the service could not be asked.
+---@param what string
+---@param find fun(): table?, string?, string?
+---@param limits? table  those of each()
+---@return table|nil found
+---@return string|nil message
+---@return string|nil code
 function Api:settle(what, find, limits)
   local deadline, pause = term.clock() + self.settle_seconds, 1
   while true do
@@ -241,11 +266,17 @@ end
 
 local function has_id(object) return type(object.id) == "string" and object.id ~= "" end
 
---- Creates something exactly once. `find` looks for it; `in_doubt` says that an earlier attempt may
---- have succeeded. A definite refusal (4xx but 408 and 409) and a request that was never sent leave
+--- Creates something exactly once. A definite refusal (4xx but 408 and 409) and a request that was never sent leave
 --- no doubt; everything else does, 5xx and an unreadable reply included.
---- Failures have a fourth value: true when it is certain that nothing was created; and a fifth: the seconds
---- after which the service wants to be asked again, if it told.
+---@param what string
+---@param call table
+---@param find function      looks for it
+---@param in_doubt? boolean  an earlier attempt may have succeeded
+---@return table|nil object
+---@return string|nil message
+---@return string|nil code
+---@return boolean|nil certain  nothing was created
+---@return number|nil wait      seconds after which the service wants to be asked again
 function Api:create(what, call, find, in_doubt)
   call.creates = true
   local deadline, k, fault = term.clock() + self.patience, 0, nil
@@ -290,6 +321,10 @@ local function status_of(object) return type(object.status) == "string" and obje
 
 --- Whether a listed file is the one that may have been uploaded, and can still be used. One that this client
 --- knows already is another: nobody uploads a file anew that the service has shown to have.
+---@param file table
+---@param filename string
+---@param size integer
+---@return boolean
 function Api:is_upload(file, filename, size)
   if file.filename ~= filename or file.bytes ~= size or not has_id(file) or self.known[file.id] then return false end
   local status, expires = status_of(file), tonumber(present(file.expires_at))
@@ -298,7 +333,15 @@ function Api:is_upload(file, filename, size)
 end
 
 --- Uploads `path` under the name `filename`, which must be unique to its content (it is how a lost
---- reply is found again). Returns the file object.
+--- reply is found again).
+---@param path string
+---@param filename string
+---@param in_doubt? boolean an earlier attempt may have succeeded
+---@return table? file the file object
+---@return string? message
+---@return string? code
+---@return boolean? certain that nothing was created
+---@return number? wait the seconds that the service asked to wait
 function Api:upload(path, filename, in_doubt)
   local stat, message, code = fs.stat(path)
   if not stat then return nil, message, code end
@@ -316,24 +359,38 @@ function Api:upload(path, filename, in_doubt)
   }, find, in_doubt)
 end
 
+--- The file object.
+---@param id string
+---@return table? file
+---@return string? message
+---@return string? code
 function Api:file(id)
-  return self:get_object("file " .. id, { path = "/files/" .. segment(id) })
+  return call_for(self, "file " .. id, "files", id, {})
 end
 
+---@param id string
+---@return table? reply
+---@return string? message
+---@return string? code NOT_FOUND when it is not there (any more)
 function Api:delete_file(id)
-  return self:get_object("deleting file " .. id, { method = "DELETE", path = "/files/" .. segment(id) })
+  return call_for(self, "deleting file " .. id, "files", id, { method = "DELETE" })
 end
 
 --- Downloads a file's bytes to `path`, complete or not at all: the count must be what the file object
 --- says (where it says anything), and what is at `path` in the end is durable. check(path, complaint, promised),
 --- where it is given, looks at what came before it gets its name, at what is wrong with its count (nil: nothing)
 --- and at the count that the file object names (nil: none); it returns true to take it, or nil and why not.
---- Returns the number of bytes; a file that is not taken is CLOSED.
+---@param id string
+---@param path string
+---@param check? fun(path: string, complaint: string?, promised: integer?): boolean?, string?
+---@return integer? bytes
+---@return string? message
+---@return string? code CLOSED for a file that is not taken
 function Api:download(id, path, check)
   local what = "content of file " .. id
   local object, problem, reason = self:file(id)
   -- Some services know the content of a result file but not the object.
-  if not object and reason ~= "NOT_FOUND" and reason ~= "REFUSED" then return nil, problem, reason end
+  if not object and (id == "" or reason ~= "NOT_FOUND" and reason ~= "REFUSED") then return nil, problem, reason end
   local promised = object and math.tointeger(present(object.bytes))
   local part = path .. ".part"
   local bytes, message, code = content.fetch(self, what, "/files/" .. segment(id) .. "/content", id, part, promised)
@@ -360,20 +417,33 @@ end
 --- Whether a listed batch is the one that may have been created: it has the tag; or it has the file, and no
 --- value of the tag is another's (services drop metadata). One that failed validation ran nothing and does
 --- not count; nor does one that this client knows already: a listing may show it as it was before it failed.
+---@param batch table
+---@param input_file_id string
+---@param tag table<string, string>
+---@return boolean
 function Api:is_batch(batch, input_file_id, tag)
   if status_of(batch) == "failed" or not has_id(batch) or self.known[batch.id] then return false end
   local metadata = type(batch.metadata) == "table" and batch.metadata or {}
   local same, other = next(tag) ~= nil, false
-  for key, value in pairs(tag) do
-    same = same and metadata[key] == value
-    other = other or present(metadata[key]) ~= nil and metadata[key] ~= value
+  for name, value in pairs(tag) do
+    same = same and metadata[name] == value
+    other = other or present(metadata[name]) ~= nil and metadata[name] ~= value
   end
   return same or batch.input_file_id == input_file_id and not other
 end
 
---- Creates a batch of 24 h over an uploaded file. `tag` is its metadata and, together
---- with the file id, how a batch is found whose reply was lost. `output_expires_after`: the seconds after which
---- the service may delete its results.
+--- Creates a batch of 24 h over an uploaded file, exactly once.
+---@param input_file_id string
+---@param endpoint string "/v1/chat/completions"
+---@param tag table<string, string> its metadata and, together with the file id, how a batch is found whose reply
+---was lost
+---@param in_doubt? boolean an earlier attempt may have succeeded
+---@param output_expires_after? integer seconds after which the service may delete its results
+---@return table? batch the batch object
+---@return string? message
+---@return string? code
+---@return boolean? certain that nothing was created
+---@return number? wait the seconds that the service asked to wait
 function Api:create_batch(input_file_id, endpoint, tag, in_doubt, output_expires_after)
   local function find(limits)
     return self:each("/batches?limit=100", function(batch) return self:is_batch(batch, input_file_id, tag) end, limits)
@@ -385,22 +455,34 @@ function Api:create_batch(input_file_id, endpoint, tag, in_doubt, output_expires
   }, find, in_doubt)
 end
 
---- The batch object. With `once`, a fault is not waited out: the caller looks again later.
+--- The batch object.
+---@param id string
+---@param once? boolean a fault is not waited out: the caller looks again later
+---@return table? batch
+---@return string? message
+---@return string? code
 function Api:batch(id, once)
-  return self:get_object("batch " .. id, { path = "/batches/" .. segment(id), once = once })
+  return call_for(self, "batch " .. id, "batches", id, { once = once })
 end
 
---- The batch object after the cancellation was asked for. A batch that has already ended is a
---- CONFLICT.
+--- The batch object after the cancellation was asked for: "cancelling", for up to 10 minutes. Asking twice does
+--- no harm, so a reply that was lost is asked for again. A batch that has ended is a CONFLICT, at once.
+---@param id string
+---@return table? batch
+---@return string? message
+---@return string? code
 function Api:cancel_batch(id)
-  return self:get_object("cancelling batch " .. id,
-    { method = "POST", path = "/batches/" .. segment(id) .. "/cancel", body = "", once = true })
+  return call_for(self, "cancelling batch " .. id, "batches", id,
+    { method = "POST", path = "/cancel", body = "", once_in_conflict = true })
 end
 
---- The batches with these ids, a list, as the listing shows them: a table id -> batch object. It is made of few
---- requests: batches that others have created since may push ours off the pages that are looked at, so an id that
---- is not in it has to be asked for by itself. nil, message, CODE when a page could not be had; a fault is
---- not waited out.
+--- The batches with these ids as the listing shows them. It is made of few requests: batches that others have
+--- created since may push ours off the pages that are looked at, so an id that is not in it has to be asked for by
+--- itself. A fault is not waited out.
+---@param ids string[]
+---@return table<string, table>? batches id -> batch object; nil when a page could not be had
+---@return string? message
+---@return string? code
 function Api:batches(ids)
   local wanted, found, left = {}, {}, 0
   for _, id in ipairs(ids) do
@@ -418,12 +500,17 @@ function Api:batches(ids)
   return found
 end
 
---- Goes through a listing, newest first, all pages, until visit(item) is true. Returns that item;
---- nil when there was none; nil, message, CODE when a page could not be had: that is no proof of
---- absence. `limits`: pages = so many at most, once = a fault is not waited out.
+--- Goes through a listing, newest first, all pages, until visit(item) is true.
+---@param path string "/batches?limit=100"
+---@param visit fun(item: table): boolean?
+---@param limits? { pages: integer?, once: boolean?, after: string? } so many pages at most; a fault is not waited
+---out; the id of the item behind which to begin
+---@return table? item the one; nil when there was none
+---@return string? message when a page could not be had: that is no proof of absence
+---@return string? code
 function Api:each(path, visit, limits)
-  local what, after = "listing " .. path:match("^[^?]*"), nil
   limits = limits or {}
+  local what, after, asked = "listing " .. path:match("^[^?]*"), limits.after, {}
   for _ = 1, limits.pages or math.maxinteger do
     local url = after and ("%s%safter=%s"):format(path, path:find("?", 1, true) and "&" or "?", segment(after)) or path
     local page, message, code = self:get_object(what, { path = url, once = limits.once })
@@ -440,10 +527,15 @@ function Api:each(path, visit, limits)
       end
     end
     local last = data[#data]
-    if last == nil or page.has_more == false then return nil end
+    if last == nil and page.has_more == true then
+      return nil, what .. ": the service says that there is more, and sends nothing", "PROTOCOL"
+    elseif last == nil or page.has_more == false then
+      return nil
+    end
     local id = type(last) == "table" and present(last.id)
     if type(id) ~= "string" then return nil, what .. ": the last item has no id", "PROTOCOL" end
-    if id == after then return nil, ("%s: the service repeats the page after '%s'"):format(what, id), "PROTOCOL" end
+    if after then asked[after] = true end
+    if asked[id] then return nil, ("%s: the service repeats the page after '%s'"):format(what, id), "PROTOCOL" end
     after = id
   end
 end
@@ -451,6 +543,7 @@ end
 -- ---------------------------------------------------------------- options of commands
 
 --- Adds the options by which a command finds the service.
+---@param parser table of cli.parser
 function openai.options(parser)
   parser:option("--api-url", "Base URL of the API (default: $OPENAI_BASE_URL, else https://api.openai.com/v1).")
     :argname("URL")
@@ -458,54 +551,22 @@ function openai.options(parser)
   parser:flag("--allow-plain-http", "Let http:// go to other hosts than this machine: the key travels in clear.")
 end
 
-local environment_key
-
---- The key of the environment, which leaves it: a program that a policy starts is not given it.
-local function take_key()
-  environment_key = term.take_env("OPENAI_API_KEY") or environment_key
-  return present(environment_key)
-end
-take_key()
-
---- Permission bits by which others than its owner read or write a file.
-local OTHERS = tonumber("066", 8)
-
-local warned = {}
-
-local function warn_of_readers(path)
-  local stat = fs.stat(path)
-  if warned[path] or not stat or stat.type ~= "file" or stat.mode & OTHERS == 0 then return end
-  warned[path] = true
-  local name = text.printable(path)
-  io.stderr:write(("warning: others can read the API key in %s; run: chmod 600 %s\n"):format(name, name))
-end
-
-local function read_key(path)
-  local key = take_key()
-  if not path then
-    if not key then return nil, "no API key: set OPENAI_API_KEY, or name a file with --api-key-file" end
-    return key
-  end
-  local words, message = fs.read(path, 4096)
-  if not words then return nil, message end
-  warn_of_readers(path)
-  return words:match("^%s*([^\r\n]*)"):match("^(.-)%s*$"), path
-end
-
 --- A client from the parsed options and the environment (OPENAI_API_KEY, OPENAI_BASE_URL,
---- OPENAI_ORG_ID, OPENAI_PROJECT_ID), or nil and what is missing. `rules` is a policy. The key is never in
---- a message.
+--- OPENAI_ORG_ID, OPENAI_PROJECT_ID). The key is never in a message.
+---@param options table parsed by a parser that has openai.options; {} for none
+---@param rules? table a policy, of which settle_seconds and patience are used
+---@param log? fun(line: string) hears of every retry
+---@return obatch.openai.Api? api
+---@return string? message what is missing
+---@return string? code
 function openai.from_options(options, rules, log)
   rules = rules or {}
-  local key, origin = read_key(options.api_key_file)
-  if not key then return nil, origin end
-  if not key:find("^[\x21-\x7E]+$") then
-    return nil, ("%s does not hold an API key: one word of printable characters"):format(origin or "OPENAI_API_KEY")
-  end
+  local word, missing = key.read(options.api_key_file)
+  if not word then return nil, missing end
   local function variable(name) return present(os.getenv(name)) end
   local base = options.api_url or variable("OPENAI_BASE_URL") or "https://api.openai.com/v1"
   local api, message, code = openai.new {
-    key = key, base_url = base:gsub("/+$", ""), organization = variable("OPENAI_ORG_ID"),
+    key = word, base_url = base:gsub("/+$", ""), organization = variable("OPENAI_ORG_ID"),
     project = variable("OPENAI_PROJECT_ID"), allow_plain_http = options.allow_plain_http,
     settle_seconds = rules.settle_seconds, patience = rules.patience, log = log,
   }
