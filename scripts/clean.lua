@@ -6,8 +6,11 @@
 
 local cleaning = require "obatch.cleaning"
 local cli = require "obatch.cli"
+local decisions = require "obatch.decisions"
 local detectors = require "obatch.detectors"
 local fs = require "obatch.fs"
+local progress = require "obatch.progress"
+local suggestion = require "obatch.suggestion"
 local term = require "obatch.term"
 local text = require "obatch.text"
 local texts = require "obatch.texts"
@@ -19,6 +22,7 @@ parser:flag("--dry-run", "Show what would change and what would be labelled, wri
 parser:option("--report", "Write one row for each text: path, action, rules, score, reasons."):argname("FILE.csv")
 parser:flag("--json", "The texts are to be JSON: only rules that leave it JSON; what is none is labelled.")
 parser:option("--rules", "A file that changes lua/obatch/cleaning.lua or detectors.lua."):argname("FILE")
+progress.options(parser)
 parser:epilog [[
 Only the texts of images are touched (X.txt where X ends in .jpg .jpeg .png
 .webp .gif). An empty text is a blank page, and stays. Links are left alone.
@@ -40,7 +44,14 @@ if not ready then return cli.fail(2, "%s", problem) end
 local dir = fs.stat(args.image_dir)
 if not dir or dir.type ~= "dir" then return cli.fail(2, "%s is not a folder", text.printable(args.image_dir)) end
 
-local survey, message, code = texts.survey(args.image_dir, args.json, term.interrupted)
+local line <close> = progress.new { quiet = args.quiet }
+local measuring, measured = line:stage("measuring texts", { unit = "texts" }), 0
+local survey, message, code = texts.survey(args.image_dir, args.json, function()
+  measured = measured + 1
+  measuring:update(measured)
+  return term.interrupted()
+end)
+progress.hide()
 if not survey then return cli.stopped(message, code) end
 
 -- ---------------------------------------------------------------- one text
@@ -67,12 +78,16 @@ local function show_difference(path, content)
   local shown = diff:read("a")
   local _, how, status = diff:close()
   if how ~= "exit" or status > 1 then return nil, "diff (package diffutils): " .. shown end
+  progress.hide()
   io.write(visible(shown))
   return true
 end
 
+--- What readers have accepted stays as it is.
+local kept = decisions.beside()
+
 --- Cleans and judges one text, and does what follows. Returns a row of the report: action, rules, score,
---- reasons. Actions: unchanged, cleaned, blank, labelled, "labelled before", link, "in the way", failed.
+--- reasons. Actions: unchanged, cleaned, blank, accepted, labelled, "labelled before", link, "in the way", failed.
 local function treat(item)
   local row = { path = item.path, action = "unchanged", rules = {}, score = 0, reasons = {} }
   local function is(action, reason)
@@ -83,6 +98,10 @@ local function treat(item)
   local content, why, what = texts.read(item.path)
   if what == "LINK" then return is("link", why) end
   if not content and what ~= "TOO_BIG" then return is("failed", why) end
+  local decision, wrong
+  if content then decision, wrong = kept:about(item.image, content) end
+  if wrong then return is("failed", wrong) end
+  if decision and decision.decision == "accept" then return is("accepted") end
 
   local cleaned, label = content, true
   if content then
@@ -134,21 +153,24 @@ local WORDS = args.dry_run and { labelled = "would be labelled .api", cleaned = 
 local TOLD = { labelled = true, link = true, ["in the way"] = true, failed = true }
 
 local counts, report = {}, { "path,action,rules,score,reasons" }
-for _, item in ipairs(survey.items) do
+local stage = line:stage("cleaning texts", { total = #survey.items, unit = "texts" })
+for i, item in ipairs(survey.items) do
   if term.interrupted() then break end
+  stage:update(i - 1)
   local row = treat(item)
   local name, reasons = text.printable(row.path), table.concat(row.reasons, "; ")
   counts[row.action] = (counts[row.action] or 0) + 1
   if TOLD[row.action] then
     -- What went wrong names the file itself.
     local about = row.action == "labelled" and name .. ": " or ""
-    print(("%s: %s%s"):format(WORDS[row.action] or row.action, about, reasons))
+    line:print(("%s: %s%s"):format(WORDS[row.action] or row.action, about, reasons))
   end
   if args.report then
     report[#report + 1] = ("%s,%s,%s,%.2f,%s"):format(cell(name), row.action, cell(table.concat(row.rules, "; ")),
       row.score, cell(reasons))
   end
 end
+line:close()
 for _, fault in ipairs(survey.faults) do io.stderr:write("obatch: ", fault, "\n") end
 
 if not args.dry_run and counts.cleaned then
@@ -160,8 +182,8 @@ if args.report then -- of what was done, also when that is not all
   if not ok then return cli.fail(1, "%s", why) end
 end
 local summary = {}
-for _, action in ipairs { "unchanged", "cleaned", "blank", "labelled", "labelled before", "link", "in the way",
-  "failed" } do
+for _, action in ipairs { "unchanged", "cleaned", "blank", "accepted", "labelled", "labelled before", "link",
+  "in the way", "failed" } do
   if counts[action] then summary[#summary + 1] = ("%d %s"):format(counts[action], WORDS[action] or action) end
 end
 print(("%d texts%s%s"):format(#survey.items, #summary > 0 and ": " or "", table.concat(summary, ", ")))
@@ -169,6 +191,6 @@ if changes > MOST_SHOWN then print(("%d more differences are not shown"):format(
 if args.dry_run then print("dry run: nothing was written") end
 if term.interrupted() then return cli.stopped("interrupted", "INTERRUPTED") end
 if (counts.labelled or counts["labelled before"]) and not args.dry_run then
-  print(("next: obatch deep_clean --image-dir '%s' --dry-run"):format(text.printable(args.image_dir)))
+  suggestion.tell({ suggestion.command("deep_clean", "--image-dir", args.image_dir, "--dry-run") }, args.quiet)
 end
 return (counts.failed or counts["in the way"] or #survey.faults > 0) and 1 or 0

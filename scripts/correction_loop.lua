@@ -6,7 +6,9 @@
 
 local budget = require "obatch.budget"
 local cli = require "obatch.cli"
+local decisions = require "obatch.decisions"
 local fs = require "obatch.fs"
+local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local loop = require "obatch.loop"
 local openai = require "obatch.openai"
@@ -14,6 +16,7 @@ local policy = require "obatch.policy"
 local progress = require "obatch.progress"
 local request = require "obatch.request"
 local submission = require "obatch.submission"
+local suggestion = require "obatch.suggestion"
 local tokens = require "obatch.tokens"
 
 local parser = cli.parser("correction_loop", "Sends a file of Batch API requests, judges every answer, and resends "
@@ -32,14 +35,19 @@ parser:option("--max-requests", "Requests per batch."):argname("N")
   :default(tostring(request.MAX_REQUESTS)):convert(cli.positive_integer)
 parser:option("--max-bytes", "Bytes per batch."):argname("N")
   :default(tostring(request.MAX_BYTES)):convert(cli.positive_integer)
+parser:option("--decisions", "What a reader has decided about answers, as the page of obatch report exports it.")
+  :argname("FILE")
 parser:flag("--dry-run", "Check requests and policy, say what a new job would send, send nothing.")
 budget.options(parser)
+progress.options(parser)
 submission.options(parser, true)
 openai.options(parser)
 parser:epilog [[
 Example:
   obatch correction_loop --base-dir Cleaned_results \
     --original-requests original_requests.jsonl
+  obatch correction_loop --base-dir Cleaned_results \
+    --original-requests original_requests.jsonl --decisions decisions.jsonl
 
 Exit codes: 0 every request has a good answer; 1 stopped, run again to go on;
 2 wrong usage or input; 3 finished, but some requests have no good answer
@@ -55,7 +63,17 @@ local ceilings
 ceilings, message = budget.from_options(args)
 if not ceilings then return cli.fail(2, "%s", message) end
 
+local decided, wrong
+if args.decisions then decided, wrong = decisions.read(args.decisions) end
+if wrong then
+  for _, sentence in ipairs(wrong) do io.stderr:write(sentence, "\n") end
+  return cli.fail(2, "--decisions: the file is not right, see above; none was followed, and nothing was submitted")
+end
+
+local progress_line <close> = progress.new { quiet = args.quiet }
+local function log(line) progress_line:say(line) end
 local summary, faults = request.check_file(args.original_requests, args.max_requests, args.max_bytes)
+progress.hide()
 if not summary then
   for _, fault in ipairs(faults) do io.stderr:write(fault, "\n") end
   return cli.fail(2, "%s cannot be sent: %d fault%s, listed above; nothing was submitted", args.original_requests,
@@ -77,7 +95,9 @@ end
 local function describe_cost()
   local purse, count, fitting, tokens_in, tokens_out, cost = ceilings:purse(), 0, 0, 0, 0, 0
   local reader <close> = assert(jsonl.open(args.original_requests))
+  local stage = progress.stage("estimating", { total = summary.bytes, unit = "bytes" })
   for line in reader:lines() do
+    stage:update(line.offset)
     local _, model = request.group(line.text)
     local input, limit = tokens.request(line.text, model)
     local estimate_in, estimate_out, usd = purse:estimate(model, input, limit)
@@ -85,27 +105,40 @@ local function describe_cost()
     count = count + 1
     if purse:take(model, input, limit) then fitting = fitting + 1 end
   end
+  progress_line:close()
   print(("about %d tokens in and %d out%s"):format(tokens_in, tokens_out,
     cost and (": about %.2f USD by the prices of %s"):format(cost, ceilings.prices.as_of) or ""))
   if fitting < count then print(("the budget lets %d of %d requests through"):format(fitting, count)) end
 end
+
+--- Takes up a reader's decisions. Exit code where that cannot be done, and nil.
+local function decide(tell)
+  local counts, why, errno = decisions.take { dir = args.base_dir, original = args.original_requests, list = decided,
+    log = tell, is_dry = args.dry_run }
+  if not counts then return cli.stopped(why, errno) end
+  tell(("decisions: %d accepted, %d rejected, %d not followed%s"):format(counts.accept, counts.reject, counts.left_out,
+    counts.waiting > 0 and ("; %d kept until there are answers"):format(counts.waiting) or ""))
+end
+
 if args.dry_run then
+  local failed = decided and decide(function(words) progress_line:print(words) end)
+  if failed then return failed end
   describe_plan()
   describe_cost()
   print("dry run: nothing was submitted")
   return 0
 end
 
-local progress_line <close> = progress.new()
-local function log(line) progress_line:say(line) end
 local api <close>, problem = openai.from_options(args, rules, log)
 if not api then return cli.fail(2, "%s", problem) end
 
 -- ---------------------------------------------------------------- the loop
 
+local failed = decided and decide(log)
+if failed then return failed end
 local result, reason, code = loop.run {
   base_dir = args.base_dir, original = args.original_requests, initial_ids = args.initial_ids, rules = rules,
-  api = api, log = log, progress = progress_line, poll_wait = args.poll_wait, max_iterations = args.max_iterations,
+  api = api, log = log, poll_wait = args.poll_wait, max_iterations = args.max_iterations,
   max_requests = args.max_requests, max_bytes = args.max_bytes, budget = ceilings,
   delete_remote = args.delete_remote_files, output_expires_after = args.output_expires_after,
 }
@@ -134,6 +167,17 @@ local text = table.concat(report, "\n") .. "\n"
 io.write(text)
 local ok, why, errno = fs.write(args.base_dir .. "/final_correction_log.txt", text)
 if not ok then return cli.stopped(why, errno) end
+
+local next_ones = {}
+if result.left > 0 and not result.stop_reason then
+  next_ones[1] = suggestion.again("--max-iterations", args.max_iterations + 10)
+end
+local given_up <close> = result.given_up > 0 and jsonl.open(args.base_dir .. "/given_up.jsonl") or nil
+if given_up then
+  next_ones[#next_ones + 1] = suggestion.command("why", args.base_dir, json.get(given_up:at(0), "/custom_id"))
+end
+next_ones[#next_ones + 1] = suggestion.command("report", args.base_dir)
+suggestion.tell(next_ones, args.quiet)
 
 if result.is_over then return cli.fail(1, "stopped: %s", result.stop_reason) end
 if result.stop_reason and result.left > 0 then return cli.stopped(result.stop_reason) end

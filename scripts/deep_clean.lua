@@ -1,27 +1,28 @@
---- Sends the labelled texts (IMAGE.txt.api) through the Batch API, and takes the label off those that
---- come back good.
+--- Sends the labelled texts through the Batch API, and takes the label off those that come back good.
 --
--- The recipe: finish the run that was begun before, if there is one; then look at every labelled text,
--- leave out what cannot be sent or was tried often enough, send the others through the correction loop,
--- and put what came back good in its place. Good is what the detectors let pass after cleaning
+-- The recipe: do what a reader has decided; finish the run that was begun before, if there is one; then look
+-- at every labelled text, leave out what cannot be sent or was tried often enough, send the others through the
+-- correction loop, and put what came back good in its place. Good is what the detectors let pass after cleaning
 -- (lua/obatch/detectors.lua, cleaning.lua; --rules changes them). The text that was there stays as
 -- IMAGE.txt.before until --purge.
 
 local budget = require "obatch.budget"
 local cleaning = require "obatch.cleaning"
 local cli = require "obatch.cli"
+local decisions = require "obatch.decisions"
 local detectors = require "obatch.detectors"
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local jsonl = require "obatch.jsonl"
 local mending = require "obatch.mending"
 local openai = require "obatch.openai"
 local policy = require "obatch.policy"
 local progress = require "obatch.progress"
 local prompt = require "obatch.prompt"
-local records = require "obatch.records"
 local request = require "obatch.request"
 local sidecar = require "obatch.sidecar"
 local submission = require "obatch.submission"
+local suggestion = require "obatch.suggestion"
 local term = require "obatch.term"
 local text = require "obatch.text"
 local texts = require "obatch.texts"
@@ -36,12 +37,15 @@ local parser = cli.parser("deep_clean", "Sends the labelled texts (IMAGE.txt.api
   .. "becomes IMAGE.txt, and what was there is kept as IMAGE.txt.before.")
 parser:option("--image-dir", "Folder of the images, with all folders in it."):argname("DIR"):count(1)
 parser:flag("--with-image", "Send the image with its text.")
-parser:option("--prompt-file", "What the model is asked; {text} is the text (else it comes last), {name}, {path} and "
-  .. "{dir} are those of the image (default: scripts/deep_clean_prompt.txt)."):argname("FILE")
+parser:option("--prompt-file", "What the model is asked; {text} is the text (else it comes last), {note} what a "
+  .. "reader said of it (else it comes first), {name}, {path} and {dir} are those of the image (default: "
+  .. "scripts/deep_clean_prompt.txt)."):argname("FILE")
 parser:option("--job-dir", "Folder of the runs: what was sent and received, and the attempts."):argname("DIR")
   :default("deep_clean")
 parser:option("--max-attempts", "Answers that are not good before a text is left for a person."):argname("N")
   :default("3"):convert(cli.positive_integer)
+parser:option("--decisions", "What a reader has decided about texts, as the page of obatch report exports it: an "
+  .. "accepted text loses its label, a rejected one is sent with the reader's note."):argname("FILE")
 parser:flag("--json", "The texts are to be JSON.")
 parser:option("--rules", "A file that changes lua/obatch/cleaning.lua or detectors.lua."):argname("FILE")
 parser:option("--policy", "Rules that differ from the default ones (see lua/obatch/policy.lua)."):argname("FILE")
@@ -56,6 +60,7 @@ parser:option("--poll-wait", "Seconds at most between two looks at the batches."
 parser:flag("--dry-run", "Say what would be sent; send nothing.")
 parser:flag("--purge", "Remove the kept IMAGE.txt.before files, and do nothing else.")
 budget.options(parser)
+progress.options(parser)
 submission.options(parser, true)
 openai.options(parser)
 parser:epilog [[
@@ -66,6 +71,7 @@ with a run that was stopped.
 Example:
   obatch deep_clean --image-dir data --dry-run
   obatch deep_clean --image-dir data --with-image
+  obatch deep_clean --image-dir data --with-image --decisions decisions.jsonl
   obatch deep_clean --image-dir data --purge
 
 Exit codes: 0 no text is labelled any more; 1 stopped, run again to go on;
@@ -102,12 +108,23 @@ local template, fault = fs.read(prompt_file)
 if not template then return cli.fail(2, "%s", fault) end
 if text.is_blank(template) then return cli.fail(2, "%s: the prompt is empty", prompt_file) end
 if not template:find("{text}", 1, true) then template = template .. "\n\n{text}" end
-local fill, complaint = prompt.compile(template, { "text" })
+if not template:find("{note}", 1, true) then template = "{note}" .. template end
+local fill, complaint = prompt.compile(template, { "text", "note" })
 if not fill then return cli.fail(2, "%s: %s", prompt_file, complaint) end
+
+local decided, wrong
+if args.decisions then decided, wrong = decisions.read(args.decisions) end
+if wrong then
+  for _, sentence in ipairs(wrong) do io.stderr:write(sentence, "\n") end
+  return cli.fail(2, "--decisions: the file is not right, see above; none was followed, and nothing was sent")
+end
 
 -- ---------------------------------------------------------------- what a good answer is
 
 local current -- the run whose answers are judged (see below)
+local kept = decisions.beside() -- what was decided about texts of this folder, now or in earlier runs
+local function decided_about(image, content) return (kept:about(image, content) or {}).decision end
+
 
 --- The text of an answer as it would be written.
 local function mend(answer) return (cleaning.clean(answer, args.json)) end
@@ -124,6 +141,9 @@ rules.accept = function(answer, item)
   if text.is_blank(cleaned) then return false, "there is no text in it" end
   -- Judged by what was usual for the folder when the text was sent, so that a restart judges alike.
   local sent = current.by_id[item.custom_id]
+  if fs.sha256_text(cleaned) == sent.rejected or decided_about(sent.path, cleaned) == "reject" then
+    return false, "it is the text that a reader has rejected"
+  end
   if sent.shortest and #cleaned < sent.shortest then
     return false, ("%d bytes are too few for this text"):format(#cleaned)
   end
@@ -133,15 +153,24 @@ end
 
 -- ---------------------------------------------------------------- what there is
 
-local line <close> = progress.new()
+local line <close> = progress.new { quiet = args.quiet }
 local function log(words) line:say(words) end
 
-local survey, trouble, code = texts.survey(image_dir, args.json, term.interrupted)
+local measuring, measured = line:stage("measuring texts", { unit = "texts" }), 0
+local survey, trouble, code = texts.survey(image_dir, args.json, function()
+  measured = measured + 1
+  measuring:update(measured)
+  return term.interrupted()
+end)
+progress.hide()
 if not survey then return cli.stopped(trouble, code) end
 for _, sentence in ipairs(survey.faults) do io.stderr:write("obatch: ", sentence, "\n") end
-local labelled = 0
-for _, item in ipairs(survey.items) do labelled = labelled + (item.kind == "api" and 1 or 0) end
-if labelled == 0 and not fs.stat(args.job_dir) then
+local function count_labelled()
+  local count = 0
+  for _, item in ipairs(survey.items) do count = count + (item.kind == "api" and 1 or 0) end
+  return count
+end
+if count_labelled() == 0 and not decided and not fs.stat(args.job_dir) then
   print("0 texts are labelled")
   return #survey.faults > 0 and 1 or 0
 end
@@ -152,6 +181,33 @@ local function open_job()
 end
 local job <close>, why_not, kind = open_job()
 if why_not then return cli.stopped(why_not, kind) end
+
+-- ---------------------------------------------------------------- what a reader has decided
+
+local function say(words)
+  if args.dry_run then line:print(words) else log(words) end
+end
+if decided then
+  local counts, why, errno = mending.decide(survey, decided, kept, image_dir, function(image, sha256)
+    return job and job:attempts(image, sha256) or 0
+  end, say)
+  local ok = counts
+  if ok and not args.dry_run then ok, why, errno = kept:save() end
+  if not ok then return cli.stopped(why, errno) end
+  say(("decisions: %d accepted, %d rejected, %d not followed"):format(counts.accept, counts.reject, counts.left_out))
+end
+do
+  local ok, why, errno = mending.follow(survey, kept, image_dir, function(item)
+    local name = text.printable(item.image)
+    if item.kind == "text" then
+      say(("%s%s.txt: accepted by a reader, no label"):format(args.dry_run and "would be " or "", name))
+    else
+      say(("%s%s.txt.api: rejected by a reader, labelled"):format(args.dry_run and "would be " or "", name))
+    end
+  end, say, args.dry_run)
+  if not ok then return cli.stopped(why, errno) end
+end
+local labelled = count_labelled()
 
 local unfinished
 if job then unfinished, trouble, code = job:unfinished() end
@@ -186,34 +242,43 @@ local function as_utf8(content)
   return table.concat(out)
 end
 
---- Why the labelled text of an image is not sent; nil when it is.
-local function reason_not_to_send(image, content, sha256)
+--- Why the labelled text of an image is not sent; nil when it is. One that a reader has rejected is asked about once
+--- more, also when its attempts are used up.
+local function reason_not_to_send(image, content, sha256, rejection)
   if not args.with_image and text.is_blank(content) then return "it is blank: send it --with-image" end
   if not args.with_image and #content > MAX_SENT then
     return ("%d bytes are too long to be sent: send it --with-image"):format(#content)
   end
   if not job then return nil end
   local count, reason = job:attempts(image, sha256)
-  if count >= args.max_attempts then
+  if count >= args.max_attempts and not (rejection and count <= (rejection.attempts or 0)) then
     return ("left for a person after %d attempts; the last one: %s"):format(count, reason)
   end
 end
 
---- Goes through the labelled texts that may be sent. put(image, text, sha256, custom_id) returns true; nil
---- and what is wrong with that one; or nil, message, CODE. true | nil, message, CODE.
+--- Goes through the labelled texts that may be sent. put(image, text, sha256, custom_id, rejection) returns true;
+--- nil and what is wrong with that one; or nil, message, CODE. true | nil, message, CODE.
 local function each_to_send(put)
   local taken, folders = {}, {}
-  for _, item in ipairs(survey.items) do
+  local stage = line:stage("looking at labelled texts", { total = #survey.items, unit = "texts" })
+  for i, item in ipairs(survey.items) do
+    stage:update(i - 1)
     if term.interrupted() then return nil, "interrupted", "INTERRUPTED" end
-    if item.kind == "api" and not tried[records.real_path(item.image)] then
-      local custom_id = records.custom_id(item.image, taken)
-      local content, reason, errno = mending.read(item.image, image_dir, folders)
+    if item.kind == "api" and not tried[image_record.real_path(item.image)] then
+      local custom_id = image_record.custom_id(item.image, taken)
+      local content, reason, errno
+      if item.path == sidecar.text_path(item.image) then -- a dry run has not labelled it
+        content, reason, errno = texts.read(item.path)
+      else
+        content, reason, errno = mending.read(item.image, image_dir, folders)
+      end
       if content then
-        local sha256 = fs.sha256_text(content)
-        reason = reason_not_to_send(item.image, content, sha256)
+        local sha256, said = fs.sha256_text(content), kept:about(item.image, content)
+        local rejection = said and said.decision == "reject" and said or nil
+        reason = reason_not_to_send(item.image, content, sha256, rejection)
         if not reason then
           local ok
-          ok, reason, errno = put(item.image, as_utf8(text.cut(content, MAX_SENT)), sha256, custom_id)
+          ok, reason, errno = put(item.image, as_utf8(text.cut(content, MAX_SENT)), sha256, custom_id, rejection)
           if not ok and errno then return nil, reason, errno end
         end
       elseif errno == "ENOENT" then
@@ -237,23 +302,31 @@ local function shortest_answer(content)
   return #content // 5
 end
 
+--- What the model is told of a reader's decision.
+local function note_of(rejection)
+  if not rejection then return "" end
+  local sentence = "A reader has compared the text below with the page and rejected it"
+  return rejection.note == "" and sentence .. ".\n\n" or ("%s: %s\n\n"):format(sentence, rejection.note)
+end
+
 --- Puts the requests into a writer; returns their items.
 local function compose(writer)
   local items = {}
-  local ok, reason, errno = each_to_send(function(image, content, sha256, custom_id)
+  local ok, reason, errno = each_to_send(function(image, content, sha256, custom_id, rejection)
     local picture, bad
     if args.with_image then
       picture, bad = jsonl.image(image)
       if not picture then return nil, bad end
     end
     local put, why, what = writer:put(request.compose { custom_id = custom_id, endpoint = args.endpoint,
-      model = args.model, prompt = fill(image, { text = content }), image = picture, detail = args.detail,
-      max_tokens = args.max_tokens })
+      model = args.model, prompt = fill(image, { text = content, note = note_of(rejection) }), image = picture,
+      detail = args.detail, max_tokens = args.max_tokens })
     if not put and why:sub(1, #image) == image then return nil, why end -- the image, not the disk we write to
     if not put then return nil, why, what end
     local context = survey:context(image)
     items[#items + 1] = { custom_id = custom_id, path = image, image_dir = image_dir, sha256 = sha256,
-      texts = context.texts, median = context.median, shortest = shortest_answer(content) }
+      texts = context.texts, median = context.median, shortest = shortest_answer(content),
+      rejected = rejection and fs.sha256_text((cleaning.clean(content, args.json))) or nil }
     return true
   end)
   if not ok then return nil, reason, errno end
@@ -262,7 +335,7 @@ end
 
 if args.dry_run then
   local count, bytes = 0, 0
-  for _, item in ipairs(unfinished and unfinished.items or {}) do tried[records.real_path(item.path)] = true end
+  for _, item in ipairs(unfinished and unfinished.items or {}) do tried[image_record.real_path(item.path)] = true end
   local ok, reason, errno = each_to_send(function(image, content)
     if args.with_image then
       local picture, bad = jsonl.image(image)
@@ -272,6 +345,7 @@ if args.dry_run then
     count, bytes = count + 1, bytes + #content
     return true
   end)
+  line:close()
   if not ok then return cli.stopped(reason, errno) end
   for _, sentence in ipairs(still) do print("not sent: " .. sentence) end
   if unfinished then print(("%s was stopped, and would go on: %d texts"):format(unfinished.dir, #unfinished.items)) end
@@ -285,13 +359,20 @@ end
 
 local mended = 0
 
+--- Whether the label of a text that was sent was taken off since.
+local function is_accepted(item)
+  local content = not fs.lstat(sidecar.label_path(item.path)) and texts.read(sidecar.text_path(item.path))
+  return content and fs.sha256_text(content) == item.sha256 and decided_about(item.path, content) == "accept"
+end
+
 --- Brings a run to its end. true | nil, message, CODE.
 local function finish(run)
   current = run
-  for _, item in ipairs(run.items) do tried[records.real_path(item.path)] = true end
-  local result, reason, errno = run:run { rules = rules, api = api, log = log, progress = line,
+  for _, item in ipairs(run.items) do tried[image_record.real_path(item.path)] = true end
+  local result, reason, errno = run:run { rules = rules, api = api, log = log,
     poll_wait = args.poll_wait, max_iterations = MAX_ITERATIONS, budget = ceilings,
     delete_remote = args.delete_remote_files, output_expires_after = args.output_expires_after }
+  progress.hide()
   if not result then return nil, reason, errno end
   local ends, ok
   ends, reason, errno = mending.store(run, mend)
@@ -306,6 +387,9 @@ local function finish(run)
       local count = job:attempts(one.item.path, one.item.sha256)
       stays(one.item.path, ("attempt %d of %d%s: %s"):format(count, args.max_attempts,
         count >= args.max_attempts and ", left for a person" or "", one.reason))
+    elseif is_accepted(one.item) then
+      log(("%s.txt: a reader has accepted it meanwhile; the answer is only in %s"):format(
+        text.printable(one.item.path), run.dir))
     else
       stays(one.item.path, one.reason)
     end
@@ -330,4 +414,10 @@ line:close()
 
 for _, sentence in ipairs(still) do print("still labelled: " .. sentence) end
 print(("%d text%s mended, %d still labelled"):format(mended, mended == 1 and "" or "s", #still))
+if #still > 0 then
+  local words = args.job_dir ~= "deep_clean" and { "--job-dir", args.job_dir } or {}
+  suggestion.tell({ suggestion.command("report", args.image_dir, table.unpack(words)) }, args.quiet)
+elseif mended > 0 then
+  suggestion.tell({ suggestion.command("deep_clean", "--image-dir", args.image_dir, "--purge") }, args.quiet)
+end
 return #survey.faults > 0 and 1 or #still > 0 and 3 or 0

@@ -1,4 +1,4 @@
---- Brings the texts of the images that `obatch upload` sent.
+--- Brings the texts of the images that upload sent.
 --
 -- The recipe: open the batch folder; wait for every batch, fetch what it gave back, put each text beside
 -- its image, and move the batch's record to the completed ones. Then say which images have no text, and,
@@ -9,6 +9,7 @@ local budget = require "obatch.budget"
 local cli = require "obatch.cli"
 local fs = require "obatch.fs"
 local harvest = require "obatch.harvest"
+local image_record = require "obatch.image_record"
 local openai = require "obatch.openai"
 local outcome = require "obatch.outcome"
 local policy = require "obatch.policy"
@@ -17,8 +18,10 @@ local records = require "obatch.records"
 local resubmit = require "obatch.resubmit"
 local sidecar = require "obatch.sidecar"
 local submission = require "obatch.submission"
+local suggestion = require "obatch.suggestion"
 local term = require "obatch.term"
 local text = require "obatch.text"
+local units = require "obatch.units"
 
 local parser = cli.parser("download", "Waits for the batches that upload has sent, and puts each text beside its "
   .. "image.")
@@ -41,6 +44,7 @@ parser:mutex(
 parser:flag("--resubmit", "Then send the images that have no text through the correction loop, given-up ones too.")
 parser:flag("--overwrite", "Replace texts that are there and differ, labelled ones too.")
 budget.options(parser)
+progress.options(parser)
 submission.options(parser, true)
 openai.options(parser)
 parser:epilog [[
@@ -100,7 +104,7 @@ if not is_batch_dir(args.batch_dir) then
   return cli.fail(2, "there are no records of batches in %s: run upload first, or name its --batch-dir",
     text.printable(args.batch_dir))
 end
-local line <close> = progress.new()
+local line <close> = progress.new { quiet = args.quiet }
 local function log(words) line:say(words) end
 
 local api <close>, problem = openai.from_options(args, rules, log)
@@ -162,7 +166,7 @@ local function on_done(part)
 end
 
 local done, reason, what = submission.run(shelf, api,
-  { poll_wait = args.poll_wait, log = log, progress = line, on_done = on_done, once = args.once,
+  { poll_wait = args.poll_wait, log = log, on_done = on_done, once = args.once,
     delete_remote = args.delete_remote_files, output_expires_after = args.output_expires_after })
 if not done then return stopped(reason, what) end
 local no_more = reason and reason.message -- why nothing may be submitted now
@@ -174,7 +178,7 @@ local no_more = reason and reason.message -- why nothing may be submitted now
 local function without_text(held)
   local latest, order = {}, {}
   for entry in shelf:unresolved() do
-    local path = records.real_path(entry.path)
+    local path = image_record.real_path(entry.path)
     if not latest[path] then order[#order + 1] = path end
     latest[path] = entry
   end
@@ -220,7 +224,7 @@ local function send_again(entries)
     log(("%s: %d images are sent again"):format(again.name, #again.items))
   end
 
-  local result, trouble, kind = again:run { rules = rules, api = api, log = log, progress = line,
+  local result, trouble, kind = again:run { rules = rules, api = api, log = log,
     poll_wait = args.poll_wait, max_iterations = 10, budget = ceilings, beside = { shelf.meter },
     delete_remote = args.delete_remote_files, output_expires_after = args.output_expires_after }
   if not result then return stopped(trouble, kind) end
@@ -294,17 +298,21 @@ if running > 0 then
   print(("%d batch%s still running: run download again"):format(running, running == 1 and " is" or "es are"))
 end
 
+local next_ones = {}
+local send_again_command = suggestion.again("--resubmit", nil, "--once")
 local is_unfinished = running == 0 and #refused == 0 and next(held) ~= nil
 if is_unfinished then
-  print("next: this command with --resubmit goes on with images that are being sent again")
+  next_ones[1] = send_again_command .. "\n      goes on with images that are being sent again"
 elseif counts.resendable > 0 then
-  print(("next: this command with --resubmit sends %d through the correction loop"):format(counts.resendable))
+  next_ones[1] = ("%s\n      sends %d through the correction loop"):format(send_again_command, counts.resendable)
 end
-if counts.resend > 0 then print(("      upload sends %d of them once more, as they were"):format(counts.resend)) end
-for _, dir in ipairs(image_dirs) do print(("next: obatch clean --image-dir '%s'"):format(text.printable(dir))) end
+if counts.resend > 0 then print(("upload sends %d of them once more, as they were"):format(counts.resend)) end
+for _, dir in ipairs(image_dirs) do next_ones[#next_ones + 1] = suggestion.command("clean", "--image-dir", dir) end
+suggestion.tell(next_ones, args.quiet)
 
 if #refused > 0 then
-  return cli.fail(1, "%d batch(es) could not be stored, see above; nothing of them is lost", #refused)
+  return cli.fail(1, "%s could not be stored, see above; nothing of that is lost",
+    units.count(#refused, "batch", "batches"))
 end
 if running > 0 then return 0 end
 return (#failed > 0 or is_unfinished) and 3 or 0

@@ -7,7 +7,9 @@
 local cli = require "obatch.cli"
 local fsck = require "obatch.fsck"
 local policy = require "obatch.policy"
+local progress = require "obatch.progress"
 local text = require "obatch.text"
+local units = require "obatch.units"
 
 local parser = cli.parser("fsck", "Checks the folder of a job (correction_loop), of batches (upload and download) or "
   .. "of deep_clean: whether every request has its place, and every file agrees with the journal.")
@@ -15,8 +17,9 @@ parser:argument("dir", "The folder."):argname("DIR")
 parser:flag("--repair", "Rebuild what follows from what was downloaded. No result is ever deleted.")
 parser:option("--original-requests", "The requests, where they are not where the journal says."):argname("FILE")
 parser:option("--policy", "The rules that the job was run with, where they are not the default ones."):argname("FILE")
-parser:option("--output-dir", "Where download keeps the results of batches as they came (batch_return).")
+parser:option("--output-dir", "Where download keeps the results of batches as they came.")
   :argname("DIR"):default("batch_return")
+progress.options(parser)
 parser:epilog [[
 Example:
   obatch fsck Cleaned_results
@@ -34,14 +37,17 @@ end
 local rules, message = policy.load(args.policy)
 if not rules then return cli.fail(2, "%s", message) end
 
+local line <close> = progress.new { quiet = args.quiet }
+line:stage("checking " .. args.dir)
 local results, problem, code = fsck.run(args.dir, { rules = rules, original = args.original_requests,
   output_dir = args.output_dir, repair = args.repair,
-  log = function(line) print("repair: " .. text.printable(line)) end })
+  log = function(words) line:print("repair: " .. text.printable(words)) end })
+line:close()
 if not results then
   return cli.fail(code == "USAGE" and 2 or 1, "%s", text.printable(problem))
 end
 
-local function count(number, word) return ("%d %s%s"):format(number, word, number == 1 and "" or "s") end
+local count = units.count
 
 local faults, notes = 0, 0
 for i, result in ipairs(results) do
@@ -58,7 +64,7 @@ for i, result in ipairs(results) do
     print(("%s in %s: %d have a text, %d a labelled one, %d unresolved, %d under way, %d gone, %d lost"):format(
       count(c.images, "image"), count(c.batches, "record"), c.text, c.label, c.unresolved, c.under_way, c.gone, c.lost))
   end
-  for _, line in ipairs(result.found:lines()) do print(line) end
+  for _, words in ipairs(result.found:lines()) do print(words) end
   faults, notes = faults + result.found.faults, notes + result.found.notes
 end
 print(faults == 0 and ("all adds up (%s)"):format(count(notes, "note"))

@@ -9,6 +9,7 @@ local cli = require "obatch.cli"
 local composer = require "obatch.composer"
 local csv = require "obatch.csv"
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local openai = require "obatch.openai"
 local policy = require "obatch.policy"
 local progress = require "obatch.progress"
@@ -18,6 +19,7 @@ local request = require "obatch.request"
 local resubmit = require "obatch.resubmit"
 local sidecar = require "obatch.sidecar"
 local submission = require "obatch.submission"
+local suggestion = require "obatch.suggestion"
 local term = require "obatch.term"
 local text = require "obatch.text"
 local tokens = require "obatch.tokens"
@@ -53,6 +55,7 @@ parser:option("--fields", "CSV file with a column \"path\"; its other columns ma
 parser:option("--limit", "Send at most so many images in this run: a pilot."):argname("N")
   :convert(cli.positive_integer)
 budget.options(parser)
+progress.options(parser)
 parser:flag("--redo", "Send images again that have a text.")
 parser:flag("--redo-empty", "Send images again whose text is blank.")
 parser:flag("--redo-failed", "Send images again that were given up.")
@@ -124,8 +127,14 @@ end
 
 -- ---------------------------------------------------------------- the batch folder
 
-local line <close> = progress.new()
+local line <close> = progress.new { quiet = args.quiet }
 local function log(words) line:say(words) end
+
+--- Stops the run; what is sent is sent.
+local function stopped(reason, what)
+  line:close()
+  return cli.stopped(reason, what)
+end
 
 local api <close>, problem = openai.from_options(args, policy, log)
 if not api and not args.dry_run then return cli.fail(2, "%s", problem) end
@@ -137,11 +146,11 @@ local function open_shelf()
     description = args.description, log = log }
 end
 local shelf <close>, complaint, code = open_shelf()
-if complaint then return cli.stopped(complaint, code) end
+if complaint then return stopped(complaint, code) end
 
 --- Whatever the last run has left without a batch. true | nil, message, CODE.
 local function submit()
-  return submission.submit(shelf, api, { log = log, progress = line,
+  return submission.submit(shelf, api, { log = log,
     output_expires_after = args.output_expires_after })
 end
 
@@ -149,11 +158,11 @@ local purse = ceilings:purse(shelf and shelf.meter) -- what the last run has lef
 if shelf and not args.dry_run then
   local ok, why, what = purse:shed(shelf.parts, function(part) return shelf:withdraw(part) end)
   if ok then ok, why, what = submit() end
-  if not ok then return cli.stopped(why, what) end
+  if not ok then return stopped(why, what) end
 end
 local held, waiting, what = {}, { unsubmitted = 0 }, nil
 if shelf then held, waiting, what = resubmit.on_their_way(shelf, api) end
-if not held then return cli.stopped(waiting, what) end
+if not held then return stopped(waiting, what) end
 if waiting.unknown then
   return cli.fail(2, "nobody knows which images batch %s holds: the service has no input file of it any more. Run "
     .. "\"obatch download --image-dir %s\" first, or move %s to %s/completed yourself", waiting.unknown,
@@ -162,7 +171,9 @@ end
 
 -- The latest word on every image that came back without a text.
 local unresolved = {}
-for entry in shelf and shelf:unresolved() or function() end do unresolved[records.real_path(entry.path)] = entry end
+for entry in shelf and shelf:unresolved() or function() end do
+  unresolved[image_record.real_path(entry.path)] = entry
+end
 
 -- ---------------------------------------------------------------- which images
 
@@ -197,7 +208,7 @@ local batches <close> = composer.new { dry_run = args.dry_run, shelf = shelf, su
   attempts = function(real) return unresolved[real] and unresolved[real].attempts or 0 end }
 
 -- What people have, and the API does not take: it is walked only to be counted.
-local walked, unknown_endings = {}, {}
+local images, walked, unknown_endings = 0, {}, {}
 for _, ending in ipairs { ".tif", ".tiff", ".jp2", ".bmp", ".heic", ".pdf", table.unpack(SENDABLE) } do
   walked[ending] = true
 end
@@ -210,7 +221,10 @@ for _, ending in ipairs(type(args.valid_image_types) == "table" and args.valid_i
   end
 end
 
-local images, taken = 0, {} -- custom_ids, of all images: an image has the same one in every run
+local stage = line:stage("looking at images", { unit = "images", facts = function()
+  return { done = images, words = { ("%d to be sent"):format(batches.sent) } }
+end })
+local taken = {} -- custom_ids, of all images: an image has the same one in every run
 for path, size, trouble_there in fs.walk(image_dir, { ext = walked }) do
   local ending = (path:match("%.[^./]*$") or ""):lower()
   if size and not endings[ending] then
@@ -219,7 +233,7 @@ for path, size, trouble_there in fs.walk(image_dir, { ext = walked }) do
     left_out[#left_out + 1] = text.printable(trouble_there)
   else
     images = images + 1
-    local id, real = records.custom_id(path, taken), records.real_path(path)
+    local id, real = image_record.custom_id(path, taken), image_record.real_path(path)
     local row = rows and csv.lookup(rows, path, image_dir)
     if row then matched[row] = true end
     local reason = reason_to_skip(path, id, real)
@@ -229,19 +243,19 @@ for path, size, trouble_there in fs.walk(image_dir, { ext = walked }) do
       skip("are beyond --limit")
     else
       local ok, fault, what_then = batches:add(path, id, real)
-      if ok == nil then return cli.stopped(fault, what_then) end
+      if ok == nil then return stopped(fault, what_then) end
       if what_then then
         skip(what_then == "OVER" and "take more than the whole budget" or "are beyond the budget", fault)
       elseif not ok then
         left_out[#left_out + 1] = text.printable(fault)
       end
-      line:status(("%d images looked at, %d of them to be sent"):format(images, batches.sent))
     end
   end
-  if term.interrupted() then return cli.stopped("interrupted", "INTERRUPTED") end
+  stage:update()
+  if term.interrupted() then return stopped("interrupted", "INTERRUPTED") end
 end
 local ok, reason, errno = batches:finish()
-if not ok then return cli.stopped(reason, errno) end
+if not ok then return stopped(reason, errno) end
 line:close()
 if args.dry_run and batches.first_question then
   print(("the prompt of the first image:\n%s\n"):format(batches.first_question))
@@ -294,10 +308,11 @@ elseif batches.sent > 0 or #shelf.parts > 0 then
     print(("%d batch%s for room at the service; download submits what waits"):format(held_back,
       held_back == 1 and " waits" or "es wait"))
   end
-  print(("next: obatch download%s"):format(args.batch_dir ~= "batch" and " --batch-dir " .. args.batch_dir or ""))
+  local words = args.batch_dir ~= "batch" and { "--batch-dir", args.batch_dir } or {}
+  suggestion.tell({ suggestion.command("download", table.unpack(words)) }, args.quiet)
 end
 if images == 0 then return cli.fail(2, "there are no images in %s", text.printable(image_dir)) end
-if not args.dry_run and skipped["are beyond the budget"] then return cli.stopped(reasons["are beyond the budget"]) end
+if not args.dry_run and skipped["are beyond the budget"] then return stopped(reasons["are beyond the budget"]) end
 if not args.dry_run and skipped["take more than the whole budget"] then
   return cli.fail(1, "stopped: %s", reasons["take more than the whole budget"])
 end

@@ -1,4 +1,4 @@
---- Finds texts that are not the strict JSON they should be, and deletes them when told to.
+--- Finds texts that are not strict JSON, and deletes them when told to.
 --
 -- The recipe: walk the texts beside the images (or any files of one ending), check each, print one line
 -- for each fault. With --delete the faulty files go, so that the next upload takes their images again.
@@ -6,7 +6,9 @@
 local cli = require "obatch.cli"
 local fs = require "obatch.fs"
 local json = require "obatch.json"
+local progress = require "obatch.progress"
 local sidecar = require "obatch.sidecar"
+local suggestion = require "obatch.suggestion"
 local term = require "obatch.term"
 local text = require "obatch.text"
 
@@ -18,6 +20,7 @@ local parser = cli.parser("validate", "Checks that the texts beside the images (
 parser:option("--image-dir", "Folder of the images, with all folders in it."):argname("DIR"):count(1)
 parser:option("--ext", "Check all files with this ending instead, such as .json."):argname("ENDING")
 parser:flag("--delete", "Delete the faulty files, so that the next upload takes their images again.")
+progress.options(parser)
 parser:epilog [[
 An empty text beside an image is a blank page, and no fault (a file checked for
 its --ext is one). Labelled texts (.txt.api) are not looked at: deep_clean sees
@@ -52,10 +55,13 @@ local function place(content, at)
   return ("byte %d (line %d, column %d)"):format(at, breaks + 1, (utf8.len(line) or #line) + 1)
 end
 
+local line <close> = progress.new { quiet = args.quiet }
+local stage = line:stage("checking", { unit = "files" })
 local checked, blank, deleted, unread = 0, 0, 0, 0
 local faulty = {} -- paths
 local function trouble(message)
   unread = unread + 1
+  progress.hide()
   io.stderr:write("obatch: ", message, "\n")
 end
 
@@ -65,6 +71,7 @@ local function check(path)
   local stat, message = fs.lstat(path)
   if not stat then return trouble(message) end
   if stat.type ~= "file" then
+    progress.hide()
     io.stderr:write("obatch: ", name, " is a link, not a file: left alone\n")
     return
   end
@@ -74,6 +81,7 @@ local function check(path)
   local content, problem = fs.read(path, MAX_BYTES)
   if not content then return trouble(problem) end
   checked = checked + 1
+  stage:update(checked)
   if not args.ext and text.is_blank(content) then
     blank = blank + 1
     return
@@ -81,11 +89,14 @@ local function check(path)
   local ok, why, at = json.check(content)
   if ok then return end
   faulty[#faulty + 1] = path
-  print(("%s: %s: %s"):format(name, place(content, at), why))
+  line:print(("%s: %s: %s"):format(name, place(content, at), why))
 end
 
 for path, size, problem in fs.walk(args.image_dir, { ext = { [ending] = true } }) do
-  if term.interrupted() then return cli.stopped("interrupted", "INTERRUPTED") end
+  if term.interrupted() then
+    line:close()
+    return cli.stopped("interrupted", "INTERRUPTED")
+  end
   local image, kind = sidecar.parse(path)
   local wanted = args.ext or image and kind == "text"
   if not size and (fs.lstat(path) or {}).type ~= "link" then
@@ -95,6 +106,7 @@ for path, size, problem in fs.walk(args.image_dir, { ext = { [ending] = true } }
   end
 end
 
+line:close()
 local good = checked - blank - #faulty
 local is_doubtful = good == 0 and #faulty >= TOO_MANY
 for _, path in ipairs(args.delete and not is_doubtful and faulty or {}) do
@@ -106,6 +118,6 @@ print(("%d file%s: %d strict JSON, %d blank, %d faulty%s"):format(checked, check
 if args.delete and is_doubtful then
   print("none of them is JSON: were they meant to be? Nothing was deleted")
 elseif #faulty > deleted and not args.ext then
-  print("next: this command with --delete, and upload takes their images again")
+  suggestion.tell({ suggestion.again("--delete") .. "\n      and upload takes their images again" }, args.quiet)
 end
 return (#faulty > deleted or unread > 0) and 1 or 0

@@ -2,7 +2,9 @@
 -- it, nothing is paid twice and nothing is lost.
 local fs = require "obatch.fs"
 local image_bytes = require "image_bytes"
+local json = require "obatch.json"
 local loop = require "loop"
+local strike = require "strike"
 local support = require "support"
 
 local LOOP = ("The same line again and again.\n"):rep(30)
@@ -264,5 +266,160 @@ describe("obatch deep_clean", function()
       "taken.png.txt.api: data/taken.png.txt is there already", "away.png.txt.api: .-not in the folder data" } do
       assert.is_truthy(out:find(words), out)
     end
+  end)
+
+  --- Writes a file of decisions, each { path, "accept"|"reject", text, note }; returns the words that name it.
+  local function decisions(self, list)
+    local lines = {}
+    for i, one in ipairs(list) do
+      lines[i] = json.encode { path = one[1], custom_id = one[1]:gsub("/", "|"), decision = one[2],
+        sha256 = one[3] and fs.sha256_text(one[3]), note = one[4] }
+    end
+    support.write(self.path .. "/decisions", table.concat(lines, "\n"))
+    return "--decisions", "decisions"
+  end
+
+  it("takes the label off what a reader accepted, for good, and sends what was rejected with the note", function()
+    local self <close> = project { texts = { ["a.png.txt.api"] = LOOP, ["b.png.txt.api"] = LOOP .. "2",
+      ["good.png.txt"] = "Dear Sir.\n", ["kept.png.txt"] = "Dear Madam.\n", ["other.png.txt"] = "Dear all.\n",
+      ["mended.png.txt"] = "New.\n", ["mended.png.txt.before"] = "Old.\n" } }
+    local box <close> = self:sandbox()
+    local words = { decisions(self, { { "data/a.png", "accept", LOOP, "it is a poem" },
+      { "elsewhere/b.png", "reject", LOOP .. "2" },
+      { self.path .. "/data/good.png", "reject", "Dear Sir.\n", "No: {text}" },
+      { "data/kept.png", "accept", "Dear Madam.\n" }, { "data/other.png", "reject", "Dear\n" },
+      { "data/none.png", "reject", "Dear\n" }, { "data/kept.png", "reject" },
+      { "data/mended.png", "reject", "New.\n" } }) }
+    local before = self:contents()
+    local status, out = self:run(nil, "--dry-run", table.unpack(words))
+    assert.equal(0, status, out)
+    for _, sentence in ipairs { "decisions: 2 accepted, 1 rejected, 5 not followed",
+      "decisions:2: elsewhere/b.png: no text of an image below data; not followed",
+      "decisions:5: data/other.png: the text is another one now; not followed",
+      "decisions:6: data/none.png: no text of an image below data; not followed",
+      "decisions:7: data/kept.png: it does not say about which text it is (sha256); not followed",
+      "decisions:8: data/mended.png: data/mended.png.txt.before is in the way: see to it, or run with --purge",
+      "would be data/a.png.txt: accepted by a reader, no label",
+      "would be data/good.png.txt.api: rejected by a reader, labelled",
+      "2 of 2 labelled texts would be sent to gpt-4o: 941 bytes" } do
+      assert.is_truthy(out:find(sentence, 1, true), sentence .. "\n" .. out)
+    end
+    assert.same(before, self:contents())
+
+    local err
+    status, out, err = self:run(box, table.unpack(words))
+    assert.equal(0, status, out .. err)
+    assert.same({ ["data|b.png"] = 1, ["data|good.png"] = 1 }, self:paid())
+    local sent = self:sent()
+    assert.is_truthy(sent:find('"text":"A reader has compared the text below with the page and rejected it: No: {text}'
+      .. "\\n\\nBelow, after", 1, true), sent)
+    local now = self:contents()
+    assert.equal(LOOP, now["a.png.txt"])
+    assert.is_nil(now["a.png.txt.api"])
+    assert.equal("The transcription\nof data|good.png.\n", now["good.png.txt"])
+    assert.equal("Dear Sir.\n", now["good.png.txt.before"])
+
+    -- What was accepted is not labelled again, and is not sent, until its text changes.
+    assert.equal(0, (support.shell(("cd %s && %s clean --image-dir data"):format(support.quote(self.path),
+      support.quote(support.binary)))))
+    assert.equal(LOOP, self:contents()["a.png.txt"])
+    support.write(self.path .. "/data/a.png.txt.api", LOOP)
+    fs.remove(self.path .. "/data/a.png.txt")
+    status, out, err = self:run(box)
+    assert.equal(0, status, out .. err)
+    assert.equal(LOOP, self:contents()["a.png.txt"])
+    assert.is_nil(self:paid()["data|a.png"])
+  end)
+
+  it("asks once more about what a reader rejected, and takes the rejected text for no answer", function()
+    local again = "The transcription\nof data|a.png.\n"
+    local self <close> = project { texts = { ["bad.png.txt.api"] = LOOP, ["a.png.txt"] = again } }
+    local box <close> = self:sandbox()
+    self:run(box, "--max-attempts", "1")
+    self:run(box, "--max-attempts", "1")
+    assert.equal(1, self:paid()["data|bad.png"])
+    local words = { "--max-attempts", "1",
+      decisions(self, { { "data/bad.png", "reject", LOOP, "Look again." }, { "data/a.png", "reject", again } }) }
+    local status, out = self:run(box, table.unpack(words))
+    assert.equal(3, status, out)
+    assert.same({ ["data|bad.png"] = 2, ["data|a.png"] = 1 }, self:paid())
+    assert.is_truthy(self:sent():find("rejected it: Look again.", 1, true))
+    assert.is_truthy(out:find("a.png.txt.api: attempt 1 of 1, left for a person: it is the text that a reader has "
+      .. "rejected", 1, true), out)
+    local files = self:contents()
+    files["decisions.jsonl"] = nil
+    assert.same({ ["bad.png.txt.api"] = LOOP, ["a.png.txt.api"] = again }, files)
+    -- Once: the same decision asks no more.
+    status, out = self:run(box, table.unpack(words))
+    assert.equal(3, status, out)
+    assert.same({ ["data|bad.png"] = 2, ["data|a.png"] = 1 }, self:paid())
+    assert.is_truthy(out:find("bad.png.txt.api: left for a person after 2 attempts", 1, true), out)
+  end)
+
+  it("takes no text for an answer that a reader has rejected before", function()
+    local self <close> = project { texts = { ["a.png.txt"] = "Text one is here.\n" },
+      model = [[return asked % 2 == 1 and "Text two is here.\n" or "Text one is here.\n"]] }
+    local box <close> = self:sandbox()
+    local status, out = self:run(box, decisions(self, { { "data/a.png", "reject", "Text one is here.\n" } }))
+    assert.equal(0, status, out)
+    self:run(nil, "--purge")
+    status, out = self:run(box, decisions(self, { { "data/a.png", "reject", "Text two is here.\n" } }))
+    assert.equal(3, status, out)
+    assert.is_truthy(out:find("a.png.txt.api: attempt 1 of 3: it is the text that a reader has rejected", 1, true), out)
+    assert.equal("Text two is here.\n", self:contents()["a.png.txt.api"])
+  end)
+
+  it("lets a text be accepted that is on its way", function()
+    local cells = loop.group { project { texts = { ["a.png.txt.api"] = LOOP, ["b.png.txt.api"] = LOOP .. "b" } } }
+    local _ <close> = cells
+    local self = cells[1]
+    decisions(self, { { "data/a.png", "accept", LOOP } })
+    self.steps = [[(export AT=4 WHEN=after SIGNAL=KILL; run) >first.out 2>&1; echo $? >codes
+      run --decisions decisions >second.out 2>&1; echo $? >>codes]]
+    loop.pool(cells, 1)
+    assert.equal("137\n0\n", support.read(self.path .. "/codes"), support.read(self.path .. "/second.out"))
+    local out = support.read(self.path .. "/second.out")
+    for _, words in ipairs { "going on with deep_clean/run_001: 2 texts", "1 text mended, 0 still labelled",
+      "data/a.png.txt: a reader has accepted it meanwhile; the answer is only in deep_clean/run_001" } do
+      assert.is_truthy(out:find(words, 1, true), out)
+    end
+    assert.same({ ["data|a.png"] = 1, ["data|b.png"] = 1 }, self:paid())
+    assert.equal(LOOP, self:contents()["a.png.txt"])
+  end)
+
+  it("does the rest of a reader's decisions after a kill", function()
+    local cells = loop.group {}
+    local _ <close> = cells
+    for at = 1, 8 do
+      local self = project { texts = { ["a.png.txt.api"] = LOOP, ["good.png.txt"] = "Dear Sir.\n" } }
+      local words = table.concat({ decisions(self, { { "data/a.png", "accept", LOOP },
+        { "data/good.png", "reject", "Dear Sir.\n", "No." } }) }, " ")
+      -- Once what was decided is on disk, the same command without the option does the rest.
+      self.steps = ([[(%s run %s) >first.out 2>&1; echo $? >codes
+        [ -e data/decisions.jsonl ] || run %s >>first.out 2>&1]]):format(
+        strike.export(self.path .. "/data", { at = at, with = "KILL" }), words, words)
+      cells[at] = self
+    end
+    loop.pool(cells, 4)
+    for _, self in ipairs(cells) do
+      assert.equal("137\n", support.read(self.path .. "/codes"))
+      assert.equal(0, self.code, self.out .. self.err)
+      assert.same({ ["data|good.png"] = 1 }, self:paid())
+      local files = self:contents()
+      files["decisions.jsonl"] = nil
+      assert.same({ ["a.png.txt"] = LOOP, ["good.png.txt"] = "The transcription\nof data|good.png.\n",
+        ["good.png.txt.before"] = "Dear Sir.\n" }, files)
+    end
+  end)
+
+  it("refuses decisions that are not right, before anything is done", function()
+    local self <close> = project()
+    local before = self:contents()
+    support.write(self.path .. "/decisions", '{"path":"data/a.png","decision":"accept"}\n{"path":"data/a.png"}\n')
+    local status, _, err = self:run(nil, "--decisions", "decisions")
+    assert.equal(2, status)
+    assert.is_truthy(err:find('decisions:2: "decision" must be "accept" or "reject"', 1, true), err)
+    assert.same(before, self:contents())
+    assert.is_nil(fs.stat(self.path .. "/deep_clean"))
   end)
 end)

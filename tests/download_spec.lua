@@ -1,6 +1,7 @@
 --- `obatch download`, end to end against the sandbox: every image that was answered gets its text, once,
 --- whatever happens in between.
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local openai = require "obatch.openai"
@@ -69,7 +70,7 @@ function Project:send(first, last, settings)
   for name, value in pairs(settings or {}) do record.request[name] = value end
   local taken = {}
   for i = first or 1, last or #self.images do
-    local id = records.custom_id(self.images[i], taken)
+    local id = image_record.custom_id(self.images[i], taken)
     local picture = assert(jsonl.image(self.path .. "/" .. self.images[i]))
     assert(writer:put(request.compose { custom_id = id, endpoint = record.request.endpoint, image = picture,
       model = record.request.model, prompt = "Read it" }))
@@ -151,11 +152,11 @@ describe("download", function()
     assert.equal(0, code, all)
     says("2 batches, 8 images: 8 valid", p.out)
     says("8 texts written", p.out)
-    says("next: obatch clean --image-dir 'data'", p.out)
+    says("next: obatch clean --image-dir data", p.err)
     local taken = {}
     for i, path in ipairs(p.images) do
       if i == 4 then taken = {} end
-      assert.equal("text of " .. records.custom_id(path, taken), p:text(i))
+      assert.equal("text of " .. image_record.custom_id(path, taken), p:text(i))
     end
     for _, id in ipairs { first, second } do
       assert.truthy(fs.stat(("%s/batch_return/%s.jsonl"):format(p.path, id)))
@@ -194,7 +195,7 @@ describe("download", function()
     says("data/02.png: refused: the model refused: I would rather not.", p.out)
     says("... and 4 more", p.out)
     says("upload sends 23 of them once more", p.out)
-    says("this command with --resubmit sends 24", p.out)
+    says("--resubmit\n      sends 24", p.err)
     assert.equal(24, #p:lines("batch/unresolved.jsonl"))
     assert.equal("", p:text(4))
     code = p:download()
@@ -543,7 +544,7 @@ describe("download --resubmit", function()
     says("interrupted", p.err)
     p.prefix = nil
     assert.equal(3, (p:download()))
-    says("this command with --resubmit goes on", p.out)
+    says("--resubmit\n      goes on with images", p.err)
     assert.is_nil(p.out:find("no text", 1, true))
     local again = assert(require "obatch.resubmit".unfinished(p.path .. "/batch"))
     assert.equal("data/1.png", again.items[1].path)

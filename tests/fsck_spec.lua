@@ -1,7 +1,10 @@
 -- fsck: what a run has left adds up, or it says what does not; --repair rebuilds what can be had again.
 local fs = require "obatch.fs"
+local fsck = require "obatch.fsck"
 local json = require "obatch.json"
 local loop = require "loop"
+local policy = require "obatch.policy"
+local progress = require "obatch.progress"
 local support = require "support"
 
 local quote = support.quote
@@ -484,6 +487,25 @@ describe("fsck of a finished job", function()
       assert.equal(20, count)
       says(out, "... and 30 more ids that nobody submitted")
     end)
+
+  it("tells how far it is with what lasts: digests, and the files that follow from the results", function()
+    local self <close> = copy()
+    local stage, told = progress.stage, {}
+    progress.stage = function(name, options)
+      told[name] = told[name] or { total = options and options.total, done = 0 }
+      return { update = function(_, done) told[name].done = done end }
+    end
+    local _ <close> = setmetatable({}, { __close = function() progress.stage = stage end })
+    assert(fsck.run(self.base, { rules = assert(policy.load()), original = self.requests }))
+    progress.stage = stage
+    for _, file in ipairs { "final_results.jsonl", "corrected_results.json" } do
+      local size = fs.stat(self.base .. "/" .. file).size
+      assert.same({ total = size, done = size }, told["comparing " .. file])
+    end
+    for _, file in ipairs { self.requests, "batch_requests_iteration_1_p001.jsonl", download_name(self), MERGED } do
+      assert.truthy(told["checking " .. file:match("[^/]*$")], file)
+    end
+  end)
 
   it("reads beside a run, and repairs nothing then", function()
     local self <close> = copy()

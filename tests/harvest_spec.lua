@@ -1,9 +1,9 @@
 --- Harvesting: what is written where, whatever the result lines say.
 local fs = require "obatch.fs"
 local harvest = require "obatch.harvest"
+local image_record = require "obatch.image_record"
 local json = require "obatch.json"
 local outcome = require "obatch.outcome"
-local records = require "obatch.records"
 local support = require "support"
 
 --- A policy of its own for each test.
@@ -42,7 +42,7 @@ local function project(...)
     local path = self.data .. "/" .. name
     fs.mkdir(path:match("^(.*)/"))
     support.write(path, "image " .. name)
-    self.items[i] = { custom_id = records.custom_id(path, self.taken), path = path, bytes = #"image " + #name,
+    self.items[i] = { custom_id = image_record.custom_id(path, self.taken), path = path, bytes = #"image " + #name,
       sha256 = fs.sha256(path), prompt_sha256 = "p", attempt = 1 }
   end
   self.part = { batch_id = "batch_1", files = {}, ended = { status = "completed" },
@@ -527,7 +527,7 @@ describe("a batch of an earlier script", function()
     legacy(p, nil)
     support.write(p.path .. "/outside.jpg", "image")
     p:results(answer(p:id(1), "one"), answer(p.path:gsub("/", "|") .. "|outside.jpg", "evil"),
-      answer("|etc|passwd", "evil"), answer(records.custom_id(p.items[3].path, {}), "which of the two?"))
+      answer("|etc|passwd", "evil"), answer(image_record.custom_id(p.items[3].path, {}), "which of the two?"))
     local ok, message, code = p:harvest()
     assert.is_nil(ok)
     assert.equal("USAGE", code)

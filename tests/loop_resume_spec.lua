@@ -186,3 +186,16 @@ it("a request file may have a name that is not UTF-8, and folders may have space
   loop.check(job, loop.usual(6))
   assert.truthy(job:decoded("journal.jsonl")[1].original.path:find("/requests %FF.jsonl", 1, true))
 end)
+
+it("a changed rule is in the final files before the next iteration is waited for", function()
+  local job <close> = loop.job { requests = loop.lines(2), model = "return json.encode { id = request.custom_id }" }
+  do
+    local box <close> = job:sandbox()
+    assert.equal(0, (job:run(box)))
+  end
+  job:set_policy [[policy.patience = 0.1
+    policy.accept = function(_, item) return item.custom_id ~= "r-1", "not that one" end]]
+  assert.equal(1, (job:run()), job.err) -- nobody answers
+  local final = job:decoded("final_results.jsonl")
+  assert.equal("1 r-2", #final .. " " .. final[1].custom_id)
+end)

@@ -319,6 +319,7 @@ describe("what becomes of answers", function()
       model = AT_ONCE }
     local rows = finish(job, 0, { "--no-cancelled-lines", "--faults", "batches: cancel=0.5 first=1" })
     assert.same({ 4, 4 }, { rows[1].valid, rows[1].cancelled })
+    assert.truthy(unresolved(job, 1, "reason"):find("=its batch was cancelled before the request ran", 1, true))
   end)
 
   it("takes a last line that stays cut off for missing, and sends that request again", function()
@@ -326,6 +327,7 @@ describe("what becomes of answers", function()
       model = AT_ONCE }
     local rows = finish(job, 0, { "--faults", "batches: truncated first=1" })
     assert.same({ 2, 1, 1 }, { rows[1].valid, rows[1].missing, rows[2].valid })
+    assert.truthy(unresolved(job, 1, "reason"):find("=in neither the output nor the error file", 1, true))
     local fetched = 0
     for _, request in ipairs(job:asked()) do fetched = fetched + (request:find("/content$") and 1 or 0) end
     assert.truthy(fetched > 5, "a cut file should be fetched again before it is believed")
@@ -383,6 +385,13 @@ describe("the end", function()
     assert.equal(3, job.code, job.err)
     says(job, "6 requests: 4 have a good answer, 0 given up, 2 left")
     says(job, "a higher --max-iterations goes on")
+    -- Complete, so that it can be copied.
+    local again = job.err:match("next: obatch (correction_loop [^\n]*%-%-max%-iterations 11)\n")
+    assert.is_truthy(again, job.err)
+    local _, options = again:gsub("%-%-max%-iterations", "")
+    assert.equal(1, options)
+    assert.is_truthy(again:find(job.requests, 1, true), again)
+    says(job, "\nnext: obatch report " .. job.base .. "\n")
     assert.equal("r-3=invalid r-6=invalid", unresolved(job, 1))
     assert.equal(4, #job:decoded("final_results.jsonl"))
     job:run(box, { "--max-iterations", "1" })

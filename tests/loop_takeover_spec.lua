@@ -34,6 +34,7 @@ describe("batches that another tool submitted", function()
     assert.same({ 6, 4 }, { rows[1].submitted, rows[1].valid })
     assert.equal(("%s\n%s\n"):format(a, b), job:read("iteration_1/submitted_batch_ids_iteration_1.txt"))
     assert.equal("adopted", job:events()[2])
+    says(job, "iteration 2: 2 requests in 1 part\n")
     local uploads = 0
     for _, request in ipairs(job:asked()) do uploads = uploads + (request == "POST /v1/files" and 1 or 0) end
     assert.equal(3, uploads) -- two elsewhere, and iteration 2
@@ -52,6 +53,12 @@ describe("batches that another tool submitted", function()
     job:run(box)
     local rows = loop.check(job, loop.usual(6))
     assert.same({ 6, 4, 2, 2 }, { rows[1].submitted, rows[1].valid, rows[2].submitted, rows[2].valid })
+    says(job, "iteration 1: going on with 2 batches from ")
+    says(job, "iteration 2: going on with 1 batch from ")
+    assert.equal("adopted adopted", table.concat(job:events(), " ", 2, 3))
+    local code, out = support.obatch("fsck", job.base)
+    assert.equal(0, code, out)
+    assert.truthy(out:find("all adds up", 1, true), out)
   end)
 
   it("that are unknown to the service end with 2 and the id; the right ids can follow", function()

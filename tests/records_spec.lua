@@ -1,6 +1,7 @@
 -- The batch folder of an image project: what becomes of batches that the service refuses, holds back or
 -- forgets, and of records that are not ours.
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local json = require "obatch.json"
 local loop = require "loop"
 local pipeline = require "pipeline"
@@ -23,8 +24,8 @@ end
 describe("the batch folder", function()
   it("queues batches over the enqueued-token limit, and uploads none of them twice", function()
     local project <close> = pipeline.project { images = 6, upload = { "--max-images-per-batch", "2" } }
-    -- Two pages are about 530 tokens.
-    local box <close> = project:sandbox { "--faults", "limits: tokens=800", "--batch-seconds", "0.5" }
+    -- Two pages are about 530 tokens. A refusal is heard of long before the first batch ends, however slow the machine.
+    local box <close> = project:sandbox { "--faults", "limits: tokens=800", "--batch-seconds", "2" }
     project:run("upload", box)
     project:run("download", box)
     pipeline.check(project)
@@ -271,7 +272,7 @@ describe("the batch folder", function()
   it("gives no two images one custom_id", function()
     local taken, ids = {}, {}
     for i, path in ipairs { "a/b", "a|b", "a\\b", "a|b~2", "n\xE9", "n%E9" } do
-      ids[i] = records.custom_id(path, taken)
+      ids[i] = image_record.custom_id(path, taken)
     end
     assert.same({ "a|b", "a|b~2", "a|b~3", "a|b~2~2", "n%E9", "n%E9~2" }, ids)
   end)

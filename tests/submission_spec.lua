@@ -64,7 +64,7 @@ local function run(dir, api, prepare, alter)
   local round = the_job:round(1)
   if alter then alter(round) end
   local done, message, code = submission.run(round, api, { poll_wait = 0.1,
-    log = function(line) log[#log + 1] = line end, progress = { status = function() end } })
+    log = function(line) log[#log + 1] = line end })
   return { done = done, message = message, code = code, log = table.concat(log, "\n"), parts = parts }
 end
 
@@ -385,13 +385,15 @@ describe("while a batch is waited for", function()
   end)
 
   it("an outage is told once, though each request has its own id", function()
-    local dir <close> = planned(2)
+    local dir <close> = planned(1)
     local result = run(dir, service { ["batch-1"] = function(look)
       if look < 5 then return nil, ("batch batch-1: status 500 (request req_%d)"):format(look), "SERVER" end
       return { status = "completed", output_file_id = "output" }
     end })
     assert.is_true(result.done)
     assert.equal(1, count(result.log, "looking again later"))
+    assert.equal(0, count(result.log, "1 requests"))
+    assert.equal(1, count(result.log, "batch%-1: within reach again"))
   end)
 
   it("counts that are no numbers do not matter", function()

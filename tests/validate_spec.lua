@@ -28,12 +28,15 @@ local ALL = { "a.png.txt", "b.png.txt", "c.png.txt", "d.JPG.txt", "e.png.txt.api
 describe("obatch validate", function()
   it("prints one line for each fault, with its place, and touches nothing", function()
     local dir <close> = folder()
-    local status, out = validate(dir)
+    local status, out, err = validate(dir)
     assert.equal(1, status)
     assert.equal(("%s/c.png.txt: byte 15 (line 3, column 6): expected ',' or '}'\n"
       .. "%s/d.JPG.txt: byte 8 (line 1, column 8): invalid UTF-8\n"
-      .. "4 files: 1 strict JSON, 1 blank, 2 faulty\n"
-      .. "next: this command with --delete, and upload takes their images again\n"):format(dir.path, dir.path), out)
+      .. "4 files: 1 strict JSON, 1 blank, 2 faulty\n"):format(dir.path, dir.path), out)
+    assert.equal(("next: obatch validate --image-dir %s --delete\n      and upload takes their images again\n")
+      :format(dir.path), err)
+    local _, same, nothing = validate(dir, "--quiet")
+    assert.same({ out, "" }, { same, nothing })
     assert.same(ALL, names(dir.path))
   end)
 

@@ -548,6 +548,7 @@ cleaning.json_rules = {
 }
 
 --- Takes a rule off the lists.
+---@param name string
 function cleaning.remove(name)
   local found = false
   for _, rules in ipairs { cleaning.rules, cleaning.json_rules } do
@@ -562,6 +563,10 @@ function cleaning.remove(name)
 end
 
 --- What is wrong with a list of { name = string, [verb] = function }; nil when nothing is.
+---@param title string  how the list is called
+---@param list any
+---@param verb string   "apply"
+---@return string|nil fault
 function cleaning.list_fault(title, list, verb)
   if type(list) ~= "table" then return title .. " must be a list" end
   for key, entry in pairs(list) do
@@ -579,6 +584,7 @@ function cleaning.list_fault(title, list, verb)
 end
 
 --- What is wrong with the rules; nil when nothing is.
+---@return string|nil fault
 function cleaning.fault()
   return cleaning.list_fault("cleaning.rules", cleaning.rules, "apply")
     or cleaning.list_fault("cleaning.json_rules", cleaning.json_rules, "apply")
@@ -595,9 +601,13 @@ local function says_nothing(content)
   return text.is_blank((remove_controls(remove_mark(content)):gsub("\u{A0}", " ")))
 end
 
---- The text after all rules, and the names of those that changed it, in the order of their first
---- change. `as_json`: JSON was asked for. When the rules leave nothing of a text that was not blank,
---- or never come to an end with it, the text comes back as it was, with the reason as a third value.
+--- The text after all rules. When the rules leave nothing of a text that was not blank, or never come to an end with
+--- it, the text comes back as it was.
+---@param content string
+---@param as_json? boolean  JSON was asked for
+---@return string cleaned
+---@return string[] rules  the names of those that changed it, in the order of their first change
+---@return string|nil why  it was left alone
 function cleaning.clean(content, as_json)
   local cleaned, names, seen = content, {}, {}
   for _ = 1, MAX_ROUNDS do

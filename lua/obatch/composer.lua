@@ -15,21 +15,27 @@ local composer = {}
 local Composer = {}
 Composer.__index = Composer
 
---- A composer. Options:
----   dry_run                 nothing is written or submitted, only counted
----   shelf                   the batch folder (see obatch.records); not for a dry run
----   submit()                submits what the shelf holds. true | nil, message, CODE
----   name                    how the request files are called
----   max_images, max_bytes   of a batch
----   image_dir, root         the folder of the images, as it was given, and its real path
----   request                 { endpoint=, model=, detail=, max_tokens= or nil, prompt= (the template) }
----   question(path)          the text about an image, and the facts in it that came from a table or nil; or
----                           nil and why there is none
----   attempts(real_path)     how often an image was sent before
----   purse                   see obatch.budget
---- Its counts: .sent, .bytes (of the images), .batches, .tokens_in, .tokens_out and .cost (USD) as the purse
---- estimates them; .unestimated says why the tokens of an image are not known, .unpriced that the cost is not;
+---@alias obatch.composer.Ask fun(path: string): string?, table|string|nil  the text about an image, and the facts
+--- in it that came from a table or nil; or nil and why there is none
+---@class obatch.composer.Options
+---@field dry_run? boolean   nothing is written or submitted, only counted
+---@field shelf? obatch.Shelf  the batch folder; not for a dry run
+---@field submit fun(): true?, string?, string?  submits what the shelf holds
+---@field name string        how the request files are called
+---@field max_images integer of a batch
+---@field max_bytes integer
+---@field image_dir string   the folder of the images, as it was given
+---@field root string        its real path
+---@field request { endpoint: string, model: string, detail: string, max_tokens?: integer, prompt: string }
+---@field question obatch.composer.Ask
+---@field attempts fun(real_path: string): integer  how often an image was sent before
+---@field purse obatch.Purse
+
+--- A composer. Its counts: .sent, .bytes (of the images), .batches, .tokens_in, .tokens_out and .cost (USD) as the
+--- purse estimates them; .unestimated says why the tokens of an image are not known, .unpriced that the cost is not;
 --- .first_question is an example.
+---@param options obatch.composer.Options
+---@return table composer
 function composer.new(options)
   local self = setmetatable({ sent = 0, bytes = 0, batches = 0, tokens_in = 0, tokens_out = 0, cost = 0 }, Composer)
   for name, value in pairs(options) do self[name] = value end
@@ -48,6 +54,9 @@ local function counting_writer(limits)
   end }
 end
 
+---@return boolean ok
+---@return string|nil message
+---@return string|nil code
 function Composer:begin()
   self.record = { image_dir = self.image_dir, root = self.root, items = {}, request = self.request }
   self.estimate = { tokens_in = 0, tokens_out = 0 }
@@ -62,7 +71,10 @@ function Composer:begin()
   return self.writer ~= nil, message, code
 end
 
---- Ends the batch that is being written, and submits it. true | nil, message, CODE.
+--- Ends the batch that is being written, and submits it.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Composer:finish()
   local full = self.writer
   self.writer = nil
@@ -90,6 +102,11 @@ end
 Composer.__close = Composer.close
 
 --- Writes a request into the batch, or into the next one where it is full.
+---@param value table
+---@param more? integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Composer:put(value, more)
   if not self.writer then
     local ok, message, code = self:begin()
@@ -111,10 +128,14 @@ local function tokens_of(self, facts, question)
   return count + tokens.text(question)
 end
 
---- Adds an image to the requests: its path, its custom_id, and its path without links (records.real_path).
---- Returns true; or false and what is wrong with the image, its path included; or false, message, CODE where
---- the budget has no room for it (SPENT, OVER: see Purse:take); or nil, message, CODE when the run cannot go
---- on.
+--- Adds an image to the requests. false: the image is at fault, and the message names it, or the budget has no room for
+--- it; nil: the run cannot go on.
+---@param path string
+---@param id string         its custom_id
+---@param real_path string  its path without links (image_record.real_path)
+---@return boolean|nil ok
+---@return string|nil message
+---@return string|nil code  with false: "SPENT" or "OVER", see Purse:take
 function Composer:add(path, id, real_path)
   local facts, fault = image.facts(path)
   if not facts then return false, fault end
@@ -157,6 +178,8 @@ function Composer:add(path, id, real_path)
 end
 
 --- Counts a request that was written.
+---@param bytes integer
+---@param tokens_in integer
 function Composer:count(bytes, tokens_in)
   local model, limit, estimate = self.request.model, self.request.max_tokens, self.estimate
   assert(self.purse:take(model, tokens_in, limit))

@@ -58,10 +58,17 @@ local function left_by(transfer, rest, id, path)
   return { id = id, etag = proof.etag, total = proof.total, size = stat.size }
 end
 
---- Downloads the content of file `id` to `path`, where nobody else's file may be. `promised` is the number
---- of bytes that the file object names, or nil. Returns the number of bytes, which is the one that the answers
---- promised; or nil, message, CODE, and leaves a file there only when a later call may go on with it. What is at
---- `path` is not durable yet.
+--- Downloads the content of a file to a path where nobody else's file may be. After a failure there is a file there
+--- only when a later call may go on with it. What is at `path` is not durable yet.
+---@param api table         a client of obatch.openai
+---@param what string       for messages
+---@param url_path string
+---@param id string         of the file
+---@param path string
+---@param promised? integer the bytes that the file object names
+---@return integer|nil bytes  which is what the answers promised
+---@return string|nil message
+---@return string|nil code
 function content.fetch(api, what, url_path, id, path, promised)
   local deadline, k = term.clock() + api.patience, 0
   local function failed(message, code, rest)
@@ -114,6 +121,7 @@ function content.fetch(api, what, url_path, id, path, promised)
 end
 
 --- Forgets what is unfinished, and removes its files: what another process needs is not among them.
+---@param api table
 function content.forget(api)
   for path, rest in pairs(api.unfinished) do
     local stat = rest.size and fs.lstat(path)

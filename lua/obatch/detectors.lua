@@ -84,6 +84,19 @@ local function quoted(words)
   return ('"%s%s"'):format(short, #short < #line and "..." or "")
 end
 
+--- More places of one finding are not told.
+local MAX_PLACES = 1000
+
+--- Adds the bytes from `first` to `last` to the places of a finding; to the one before where the two touch.
+local function add_place(places, first, last)
+  local before = places[#places]
+  if before and first <= before.last + 1 then
+    before.last = math.max(before.last, last)
+  elseif #places < MAX_PLACES then
+    places[#places + 1] = { first = first, last = last }
+  end
+end
+
 -- ---------------------------------------------------------------- repetition
 
 --- Whether dotted lines, rows of dashes and the like are a good part of it.
@@ -124,7 +137,7 @@ end
 --- Looks for loops, in which the same words come `factor` times as often as is too often. `exact`: the
 --- words are the same to the last number.
 local function loop_score(content, ids, starts, stops, words, factor, exact)
-  local covered, worst, twice, half = 0, nil, nil, limits.loop_half
+  local covered, worst, twice, half, places = 0, nil, nil, limits.loop_half, {}
   for _, stretch in ipairs(repetition.stretches(ids)) do
     local bytes, letters = 0, false
     for i = stretch.first, stretch.first + stretch.period - 1 do
@@ -136,6 +149,7 @@ local function loop_score(content, ids, starts, stops, words, factor, exact)
     if times >= factor * too_often(letters and bytes or 0, size / #content)
       or exact and letters and size > #content / 2 and size >= half.bytes and times >= half.times then
       if not is_table(content:sub(starts[stretch.first], stops[stretch.last])) then covered = covered + size end
+      add_place(places, starts[stretch.first], stops[stretch.last])
       if not worst or size > worst.size then
         worst = { size = size, times = times // 1, words = stretch.period,
           text = content:sub(starts[stretch.first], stops[stretch.first + stretch.period - 1]) }
@@ -146,7 +160,7 @@ local function loop_score(content, ids, starts, stops, words, factor, exact)
   end
   if worst then
     local much = covered >= math.min(limits.loop_bytes, limits.loop_share * #content)
-    return much and 1 or 0.5, ("%s %d times in a row"):format(quoted(worst.text), worst.times)
+    return much and 1 or 0.5, ("%s %d times in a row"):format(quoted(worst.text), worst.times), places
   elseif twice then
     return 0.5, ("all of it is there %d times"):format(twice)
   end
@@ -158,9 +172,9 @@ local NOVELTY = 6
 
 --- How much of the text was there before, word for word: loops that vary a little. Runs of few
 --- different words (Yes No No Yes) are tables.
-local function novelty_score(ids)
+local function novelty_score(ids, starts, stops)
   if #ids < 200 then return 0 end
-  local seen, repeated = {}, 0
+  local seen, repeated, places = {}, 0, {}
   repetition.each_gram(ids, NOVELTY, function(i, hash)
     if not seen[hash] then
       seen[hash] = true
@@ -174,60 +188,63 @@ local function novelty_score(ids)
       end
       different = different + is_new
     end
-    if different >= 4 then repeated = repeated + 1 end
+    if different >= 4 then
+      repeated = repeated + 1
+      add_place(places, starts[i - NOVELTY + 1], stops[i])
+    end
   end)
   local share = repeated / #ids
   local half, whole = limits.repeated_share[1], limits.repeated_share[2]
   if share < half then return 0 end
-  return share >= whole and 1 or 0.5, ("%d%% of it was there before, word for word"):format(share * 100 // 1)
+  return share >= whole and 1 or 0.5, ("%d%% of it was there before, word for word"):format(share * 100 // 1), places
 end
 
---- The longest run of one ASCII sign, and that sign; blanks, and line breaks unless `in_line`, between
---- them not counted.
+--- The longest run of one ASCII sign, that sign, and its place; blanks, and line breaks unless `in_line`,
+--- between them not counted.
 local function sign_run(content, in_line)
-  local longest, sign = 0, nil
-  for run in content:gmatch(in_line and "[^0-9A-Za-z\x80-\xFF\n]+" or "[^0-9A-Za-z\x80-\xFF]+") do
+  local longest, sign, first, last = 0, nil, nil, nil
+  for start, run in content:gmatch(in_line and "()([^0-9A-Za-z\x80-\xFF\n]+)" or "()([^0-9A-Za-z\x80-\xFF]+)") do
     if #run > longest then
-      local n, previous = 0, nil
-      for char in run:gmatch("[^ \t\r\n]") do
-        n = char == previous and n + 1 or 1
-        previous = char
-        if n > longest then longest, sign = n, char end
+      local n, previous, begin = 0, nil, nil
+      for at, char in run:gmatch("()([^ \t\r\n])") do
+        if char ~= previous then n, begin = 0, at end
+        n, previous = n + 1, char
+        if n > longest then longest, sign, first, last = n, char, start + begin - 1, start + at - 1 end
       end
     end
   end
-  return longest, sign
+  return longest, sign, { { first = first, last = last } }
 end
 
 local function repeats(content)
   local ids, starts, stops, words = repetition.words_of(content)
   local form = is_form(content)
   local factor = form and limits.form_factor or 1
-  local score, reason = loop_score(content, ids, starts, stops, words, factor, true)
-  local function or_else(other, why)
-    if other > score then score, reason = other, why end
+  local score, reason, places = loop_score(content, ids, starts, stops, words, factor, true)
+  local function or_else(other, why, there)
+    if other > score then score, reason, places = other, why, there end
   end
   if score < 1 and not form then
-    local other, why = novelty_score(ids)
-    or_else(is_table(content) and math.min(other, 0.5) or other, why)
+    local other, why, there = novelty_score(ids, starts, stops)
+    or_else(is_table(content) and math.min(other, 0.5) or other, why, there)
   end
   if score < 1 then
     for i, id in ipairs(ids) do
       if not words[id]:find("[^0-9]") then ids[i] = 0 end
     end
-    local other, why = loop_score(content, ids, starts, stops, words, factor * limits.counting_factor)
-    or_else(other, why and why .. ", but for numbers")
+    local other, why, there = loop_score(content, ids, starts, stops, words, factor * limits.counting_factor)
+    or_else(other, why and why .. ", but for numbers", there)
   end
   if score < 1 then
-    local run, sign = sign_run(content)
+    local run, sign, there = sign_run(content)
     -- A ruled page is nothing but signs, too, but has lines.
     local most = 0.8 * #content:gsub("[ \t\r\n]+", "")
     local alone = run > most and (not form or sign_run(content, true) > most)
     if run >= (alone and limits.sign_alone or limits.sign_run) then
-      or_else(1, ("'%s' %d times in a row"):format(sign, run))
+      or_else(1, ("'%s' %d times in a row"):format(sign, run), there)
     end
   end
-  return score, reason
+  return score, reason, places
 end
 
 -- ---------------------------------------------------------------- characters
@@ -253,26 +270,33 @@ end
 
 local function odd_characters(content)
   if not utf8.len(content) or not content:find("[\x80-\xFF\0-\8\11\12\14-\31\127]") then return 0 end
-  local odd, all, previous = 0, 0, 0
-  for _, code in utf8.codes(content) do
+  local odd, all, previous, before, places = 0, 0, 0, 1, {}
+  for at, code in utf8.codes(content) do
     if code > 32 then all = all + 1 end
-    if is_mistaken(previous, code) then odd = odd + 2
-    elseif is_odd(code) then odd = odd + 1 end
-    previous = code
+    if is_mistaken(previous, code) then
+      odd = odd + 2
+      add_place(places, before, at + #utf8.char(code) - 1)
+    elseif is_odd(code) then
+      odd = odd + 1
+      add_place(places, at, at + #utf8.char(code) - 1)
+    end
+    previous, before = code, at
   end
   if odd == 0 then return 0 end
   local share = odd / math.max(all, 1)
   return math.min(odd < limits.odd and 0.4 or 1, share / limits.odd_share),
-    ("%d of %d characters are of no language"):format(odd, all)
+    ("%d of %d characters are of no language"):format(odd, all), places
 end
 
 local function replacement_characters(content)
   local _, n = content:gsub("\u{FFFD}", "")
   if n == 0 then return 0 end
+  local places = {}
+  for at in content:gmatch("()\u{FFFD}") do add_place(places, at, at + 2) end
   local share = n / (utf8.len(content) or #content)
   local score = n >= limits.replaced and 1 or math.min(1, 0.2 + share / limits.replaced_share * 0.8)
   return math.min(n < limits.odd and 0.4 or 1, score),
-    ("%d replacement character%s (U+FFFD)"):format(n, n == 1 and "" or "s")
+    ("%d replacement character%s (U+FFFD)"):format(n, n == 1 and "" or "s"), places
 end
 
 -- ---------------------------------------------------------------- garbled words
@@ -298,7 +322,7 @@ end
 --- which is a capital within it ("case"), a bracket at a letter or a digit between small ones ("mark"),
 --- or a lone consonant ("lone").
 local function damage_of(word)
-  if #word > repetition.LONG_WORD then return nil end
+  if #word > repetition.LONG_WORD or word:find("^%u?%l%l+[.,;:]?$") then return nil end -- most words
   for run in word:gmatch("[A-Za-z]+") do
     if #run > 3 then
       local inner = run:find("%l%u") and not NAMES[run:match("^(%u%l+)%u")] and not run:find("^%l%l?%u%l+$")
@@ -330,7 +354,7 @@ end
 
 local function garbled_words(content, context)
   if context.json then return 0 end
-  local words, garbled, scraps, kinds, seen = 0, 0, 0, {}, {}
+  local words, garbled, scraps, kinds, seen, suspects, places = 0, 0, 0, {}, {}, {}, {}
   local function count(kind, n)
     garbled, kinds[kind] = garbled + n, (kinds[kind] or 0) + n
   end
@@ -342,8 +366,10 @@ local function garbled_words(content, context)
       local bare = word:match("^%A*(.-)%A*$")
       seen[bare] = (seen[bare] or 0) + 1
       if seen[bare] <= 2 then count(kind, seen[bare] == 1 and 1 or -1) end
+      suspects[#suspects + 1] = { first = first, last = first + #word - 1, bare = bare }
     elseif kind == "mark" or kind and not is_cell(content, first, first) then
       count(kind, 1)
+      suspects[#suspects + 1] = { first = first, last = first + #word - 1 }
     end
     if #word <= 2 and word:find("[^0-9]") then scraps = scraps + 1 end
     if words == ENOUGH_WORDS then break end
@@ -355,7 +381,10 @@ local function garbled_words(content, context)
   local score = math.min(1, share / enough, garbled / 5)
   -- Such a text falls to pieces as well: of honest pages hardly any has more than a third of them.
   if share >= 0.02 then score = math.min(1, score + math.max(0, scraps / words - 0.35)) end
-  return score, ("%d of %d words are garbled, %d are scraps"):format(garbled, words, scraps)
+  for _, suspect in ipairs(suspects) do
+    if not suspect.bare or seen[suspect.bare] == 1 then add_place(places, suspect.first, suspect.last) end
+  end
+  return score, ("%d of %d words are garbled, %d are scraps"):format(garbled, words, scraps), places
 end
 
 -- ---------------------------------------------------------------- length
@@ -397,11 +426,13 @@ local function model_speaks(content)
   end
   for _, words in ipairs(texts) do
     if #words <= limits.refusal and refusal.found_in(words) then
-      return 1, "a model's words instead of the page: " .. quoted(words)
+      local first, last = content:find(words, 1, true)
+      return 1, "a model's words instead of the page: " .. quoted(words), first and { { first = first, last = last } }
     end
   end
-  if content:lower():find("as an ai language model", 1, true) then
-    return 0.6, "a model speaks in it: 'As an AI language model'"
+  local first, last = content:lower():find("as an ai language model", 1, true)
+  if first then
+    return 0.6, "a model speaks in it: 'As an AI language model'", { { first = first, last = last } }
   end
   return 0
 end
@@ -412,7 +443,7 @@ local function broken_json(content, context)
   if not context.json then return 0 end
   local ok, message, at = json.check(content)
   if ok then return 0 end
-  return 1, ("%s at byte %d"):format(message, at)
+  return 1, ("%s at byte %d"):format(message, at), { { first = at, last = at } }
 end
 
 local function is_void(value)
@@ -442,16 +473,22 @@ local function cut_off(content, context)
   local longest = 0
   for line in content:gmatch("[^\n]+") do longest = math.max(longest, #line) end
   if words < 12 or #last * 2 < longest then return 0 end
-  return 0.4, "ends in the middle of a sentence"
+  return 0.4, "ends in the middle of a sentence", { { first = #body + 1, last = #body } }
 end
 
 local function invalid_utf8(content)
   local ok, at = utf8.len(content)
   if ok then return 0 end
-  return 1, ("not UTF-8 from byte %d on"):format(at)
+  local places, bad, _ = {}, at, nil
+  while bad and #places < MAX_PLACES do
+    add_place(places, bad, bad)
+    _, bad = utf8.len(content, bad + 1)
+  end
+  return 1, ("not UTF-8 from byte %d on"):format(at), places
 end
 
---- What is looked at, in this order. score(text, context) -> score, reason (none for a score of 0).
+--- What is looked at, in this order. score(text, context) -> score, reason (none for a score of 0), and
+--- where, if it can be said: a list of { first =, last = } in bytes, last = first - 1 for a place between two.
 --- The context has
 ---   json      whether the text should be JSON
 ---   texts     how many texts that are not blank its folder holds
@@ -480,20 +517,39 @@ function detectors.remove(name)
   error(("detectors: there is no detector '%s'"):format(tostring(name)), 2)
 end
 
---- Judges a text. Returns whether it is to be labelled, its score, and the reasons with their scores
---- (a list of strings, the empty one for a text without a fault). A blank text is a blank page.
-function detectors.judge(content, context)
-  local total, reasons = 0, {}
-  if text.is_blank(content) then return false, total, reasons end
+---@class obatch.Finding
+---@field name string The detector's name.
+---@field score number
+---@field reason string
+---@field places { first: integer, last: integer }[] Bytes of the text; none where it is the text as a whole.
+
+--- What is wrong with a text, in the order of detectors.list. A blank text is a blank page, and has nothing.
+---@param content string The text, cleaned.
+---@param context table See detectors.list.
+---@return obatch.Finding[] findings Those with a score above 0.
+function detectors.findings(content, context)
+  local found = {}
+  if text.is_blank(content) then return found end
   for _, detector in ipairs(detectors.list) do
-    local score, reason = detector.score(content, context)
+    local score, reason, places = detector.score(content, context)
     if type(score) ~= "number" then
       error(("detectors: '%s' returned a %s, not a score"):format(detector.name, type(score)), 0)
     end
     if score > 0 then
-      total = total + score
-      reasons[#reasons + 1] = ("%s %.2f (%s)"):format(detector.name, score, reason or "no reason given")
+      found[#found + 1] = { name = detector.name, score = score, reason = reason or "no reason given",
+        places = type(places) == "table" and places or {} }
     end
+  end
+  return found
+end
+
+--- Judges a text. Returns whether it is to be labelled, its score, and the reasons with their scores
+--- (a list of strings, the empty one for a text without a fault).
+function detectors.judge(content, context)
+  local total, reasons = 0, {}
+  for i, finding in ipairs(detectors.findings(content, context)) do
+    total = total + finding.score
+    reasons[i] = ("%s %.2f (%s)"):format(finding.name, finding.score, finding.reason)
   end
   return total >= detectors.threshold - 1e-9, total, reasons
 end

@@ -10,24 +10,39 @@
 -- when the one before it is completed.
 
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local job = require "obatch.job"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local loop = require "obatch.loop"
-local records = require "obatch.records"
 
 local errand = {}
+
+---@class obatch.Errand
+---@field name string    "run_001"
+---@field dir string
+---@field record table
+---@field items table[]
 local Errand = {}
 Errand.__index = Errand
+
+--- A record by its JSON, with the paths of its items as they were; nil where it is none. That of an early obatch is the
+--- bare list of its items.
+---@param value any
+---@return { items: table[] }|nil record
+function errand.record(value)
+  local record = json.is_array(value) and { items = value } or value
+  if type(record) ~= "table" or not image_record.are_items(record.items) then return nil end
+  for _, item in ipairs(record.items) do image_record.restore_paths(item) end
+  return record
+end
 
 local function read_record(path)
   local content, message, code = fs.read(path)
   if not content then return nil, message, code end
-  local record, problem = json.decode(content)
-  if type(record) ~= "table" or not records.are_items(record.items) then
-    return nil, ("%s: %s"):format(path, problem or "not a record"), "DAMAGED"
-  end
-  for _, item in ipairs(record.items) do records.restore_paths(item) end
+  local value, problem = json.decode(content)
+  local record = errand.record(value)
+  if not record then return nil, ("%s: %s"):format(path, problem or "not a record"), "DAMAGED" end
   return record
 end
 
@@ -35,7 +50,7 @@ local function write_record(path, record)
   local copy = {}
   for key, value in pairs(record) do copy[key] = value end
   copy.items = json.array {}
-  for i, item in ipairs(record.items) do copy.items[i] = records.with_paths(item) end
+  for i, item in ipairs(record.items) do copy.items[i] = image_record.with_paths(item) end
   return fs.write(path, json.encode(copy) .. "\n")
 end
 
@@ -62,8 +77,12 @@ local function check_folder(folder)
   return true
 end
 
---- The errand that is on its way: .name, .dir, .record, .items. nil when there is none; nil, message, CODE
---- when its record cannot be read.
+--- The errand that is on its way; nil alone when there is none.
+---@param dir string
+---@param name string  "run"
+---@return obatch.Errand|nil errand
+---@return string|nil message
+---@return string|nil code
 function errand.unfinished(dir, name)
   local full = ("%s_%03d"):format(name, last_number(dir, name))
   local ok, problem, reason = check_folder(dir .. "/" .. full)
@@ -74,14 +93,23 @@ function errand.unfinished(dir, name)
   return nil, message, code
 end
 
---- The record of a completed errand by its name with the number; nil, message, CODE.
+--- The record of a completed errand.
+---@param dir string
+---@param full_name string  with the number
+---@return table|nil record
+---@return string|nil message
+---@return string|nil code
 function errand.completed(dir, full_name)
   return read_record(("%s/%s/completed.json"):format(dir, full_name))
 end
 
---- Begins an errand. compose(writer) puts its requests into a jsonl writer and returns the record, or nil,
---- message, CODE. Returns the errand; nil when the record has no items; or nil, message, CODE. Nothing is
---- on its way before the errand is returned.
+--- Begins an errand. Nothing is on its way before it is returned; nil alone when the record has no items.
+---@param dir string
+---@param name string
+---@param compose fun(writer: obatch.jsonl.Writer): table?, string?, string?  puts the requests in, returns the record
+---@return obatch.Errand|nil errand
+---@return string|nil message
+---@return string|nil code
 function errand.begin(dir, name, compose)
   local last = last_number(dir, name)
   -- One that was stopped before its record was there has sent nothing: its folder is used again.
@@ -109,8 +137,12 @@ function errand.begin(dir, name, compose)
   return new(dir, full, record)
 end
 
---- Brings the requests to their end by loop.run, with its options but base_dir and original. Its result. A
---- budget is for the errands of this name that went before, too, and for .beside.
+--- Brings the requests to their end by loop.run, with its options but base_dir and original. A budget is for the
+--- errands of this name that went before, too, and for .beside.
+---@param options table
+---@return table|nil result  that of loop.run
+---@return string|nil message
+---@return string|nil code
 function Errand:run(options)
   options.base_dir, options.original = self.dir, self.dir .. "/original_requests.jsonl"
   local stem, number = self.dir:match("^(.*_)(%d+)$")
@@ -123,7 +155,10 @@ function Errand:run(options)
 end
 
 --- The answers are in their place: nothing of this is on its way any more. The requests, which may hold
---- whole images, go. true | nil, message, CODE.
+--- whole images, go.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Errand:complete()
   local ok, message, code = fs.rename(self.dir .. "/record.json", self.dir .. "/completed.json")
   if not ok then return nil, message, code end

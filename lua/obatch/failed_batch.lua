@@ -40,9 +40,11 @@ local function kind_of(entry)
   if cannot_find_file(entry) then return "file" end
 end
 
---- The errors of a failed batch: a list of { code, message, param, line, kind, limit }. `kind` says what to do
---- when it is not the requests that are at fault: "quota", "queued" (the enqueued tokens are at `limit`),
---- "passing" or "file" (the service does not see the input file). `clean` makes a message fit to be shown.
+--- The errors of a failed batch. `kind` says what to do when it is not the requests that are at fault: "quota",
+--- "queued" (the enqueued tokens are at `limit`), "passing" or "file" (the service does not see the input file).
+---@param batch table  the batch object
+---@param clean fun(message: string): string  makes a message fit to be shown
+---@return { code?: string, message: string, param?: string, line?: integer, kind?: string, limit?: integer }[] errors
 function failed_batch.list(batch, clean)
   local errors = type(batch.errors) == "table" and batch.errors or {}
   local list = openai.present(errors.data) or errors -- some services send the bare list
@@ -73,6 +75,8 @@ local function describe(entry)
 end
 
 --- The first errors of a list in words.
+---@param errors table[]
+---@return string words
 function failed_batch.describe_all(errors)
   local words = {}
   for i = 1, math.min(#errors, MAX_TOLD) do words[i] = describe(errors[i]) end
@@ -83,7 +87,12 @@ end
 -- ---------------------------------------------------------------- what becomes of the part
 
 --- Creates the batch of a part again later, from the same file; after SAME_FILE_TRIES from a fresh upload
---- where the service claims not to know the file. `run` is an obatch.submission; `kind` as above.
+--- where the service claims not to know the file.
+---@param run table   see obatch.submission
+---@param part table
+---@param why string
+---@param kind string  as above
+---@return boolean|nil goes_on
 function failed_batch.requeue(run, part, why, kind)
   if not run:record(part, { event = "requeued", batch_id = part.batch_id, reason = why }) then return false end
   part.faults = (part.faults or 0) + 1
@@ -128,6 +137,10 @@ local function wait_for_room(run, part, entry)
 end
 
 --- What becomes of a part whose batch failed validation. Nothing of it has run.
+---@param run table
+---@param part table
+---@param batch table
+---@return boolean|nil goes_on
 function failed_batch.settle(run, part, batch)
   local errors = failed_batch.list(batch, function(message) return run.api:clean(message) end)
   local id, why = run.api:clean(part.batch_id), failed_batch.describe_all(errors)

@@ -18,7 +18,10 @@ local fsck = {}
 local MAX_LOOKS = 3
 
 --- The errands in a folder: NAME_001, ... that are jobs.
-local function errands(dir, name)
+---@param dir string
+---@param name "run"|"resubmit"
+---@return string[] folders  in order
+function fsck.errands(dir, name)
   local list = {}
   for _, file in ipairs(fs.list(dir) or {}) do
     local folder = dir .. "/" .. file
@@ -29,9 +32,11 @@ local function errands(dir, name)
   return list
 end
 
---- What a folder is: "job", "images", "errands" (of deep_clean); nil for something else.
+--- What a folder is; nil for something else.
+---@param dir string
+---@return "job"|"images"|"errands"|nil kind  errands: of deep_clean
 function fsck.kind(dir)
-  if fs.stat(dir .. "/attempts.jsonl") or #errands(dir, "run") > 0 then return "errands" end
+  if fs.stat(dir .. "/attempts.jsonl") or #fsck.errands(dir, "run") > 0 then return "errands" end
   local beginning = fs.read(dir .. "/journal.jsonl", 1 << 16)
   local first = beginning and json.decode(beginning:match("^[^\n]*"))
   if type(first) == "table" and first.event == "started" then return first.original and "job" or "images" end
@@ -41,7 +46,7 @@ function fsck.kind(dir)
     end
   end
   if beginning or fs.stat(dir .. "/iteration_1") then return "job" end
-  if #errands(dir, "resubmit") > 0 then return "images" end
+  if #fsck.errands(dir, "resubmit") > 0 then return "images" end
 end
 
 local function size_of(path) return (fs.stat(path) or { size = 0 }).size end
@@ -108,9 +113,27 @@ local function mend(dir, options, log)
   return result, message, code
 end
 
---- Checks a folder. Options: rules; original, output_dir where the folder does not say; repair; log(line) hears
---- of repairs. Returns a list of { dir=, kind=, found= (a report), table=, totals=, counts= }, one for each job
---- or batch folder in it; or nil, message, CODE: USAGE where there is nothing to check.
+---@class obatch.fsck.Options
+---@field rules table
+---@field original? string     where the folder does not say
+---@field output_dir? string
+---@field repair? boolean
+---@field log fun(line: string)  hears of repairs
+
+---@class obatch.fsck.Result
+---@field dir string
+---@field kind string
+---@field found obatch.fsck.Report
+---@field table? string   of the iterations
+---@field totals? table<string, integer>
+---@field counts? table<string, integer>
+
+--- Checks a folder: the result has an entry for each job or batch folder in it.
+---@param dir string
+---@param options obatch.fsck.Options
+---@return obatch.fsck.Result[]|nil results
+---@return string|nil message
+---@return string|nil code  "USAGE": there is nothing to check
 function fsck.run(dir, options)
   local stat = fs.stat(dir)
   if not stat then return nil, dir .. ": there is no such folder", "USAGE" end
@@ -126,7 +149,7 @@ function fsck.run(dir, options)
     if not result then return nil, message, code end
     result.kind, list[1] = kind, result
   end
-  if kind ~= "job" then jobs = errands(dir, kind == "images" and "resubmit" or "run") end
+  if kind ~= "job" then jobs = fsck.errands(dir, kind == "images" and "resubmit" or "run") end
   for _, folder in ipairs(jobs) do
     local result, message, code
     if not fs.stat(folder .. "/journal.jsonl") and folder ~= dir then

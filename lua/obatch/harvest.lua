@@ -5,12 +5,12 @@
 -- name. Harvesting the same batch again gives the same files.
 
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
 local part_names = require "obatch.part"
 local progress = require "obatch.progress"
-local records = require "obatch.records"
 local sidecar = require "obatch.sidecar"
 local text = require "obatch.text"
 
@@ -39,7 +39,7 @@ local function images_below(image_dir)
   if not root then return nil, message, code end
   local paths = {}
   local function add(path, image)
-    local id = records.custom_id(path, {})
+    local id = image_record.custom_id(path, {})
     if paths[id] == nil then paths[id] = image elseif paths[id] ~= image then paths[id] = false end
   end
   for path in fs.walk(image_dir, { ext = sidecar.EXTENSIONS }) do
@@ -77,7 +77,11 @@ local function is_below(dir, top)
 end
 
 --- A record that the journal does not know may be anybody's. What it says of folders is believed below the
---- current one, or the one that the user names; and it may only speak of images. true | nil, message, CODE.
+--- current one, or the one that the user names; and it may only speak of images.
+---@param item table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Harvest:check_origin(item)
   local top = self.image_dir or "."
   if not is_below(item.image_dir, top) then
@@ -89,8 +93,10 @@ function Harvest:check_origin(item)
   return true
 end
 
---- Finds out which custom_ids may write, and where: self.items. nil, message, CODE: USAGE when only the
---- user knows.
+--- Finds out which custom_ids may write, and where: self.items.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  "USAGE": only the user knows
 function Harvest:know_items()
   local record, items = self.record, {}
   local named = record.image_dir ~= "" and record.image_dir or nil
@@ -125,6 +131,10 @@ end
 -- ---------------------------------------------------------------- the files written
 
 --- The sidecar.folder of an item's images.
+---@param item table
+---@return obatch.sidecar.Folder|nil folder
+---@return string|nil message
+---@return string|nil code
 function Harvest:folder_of(item)
   local dir = item.image_dir
   if not self.folders[dir] then
@@ -139,6 +149,10 @@ function Harvest:folder_of(item)
 end
 
 --- Makes a folder below json_dir, and makes sure that it is one: a link would lead elsewhere.
+---@param relative string
+---@return string|nil dir
+---@return string|nil message
+---@return string|nil code
 function Harvest:json_folder(relative)
   local dir = self.json_dir .. "/" .. relative
   if self.json_folders[relative] then return dir end
@@ -153,6 +167,11 @@ function Harvest:json_folder(relative)
 end
 
 --- batch_json_results/BATCH/CUSTOM_ID.json: the line, laid out to be read, its values untouched.
+---@param item table
+---@param line string
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Harvest:write_json(item, line)
   local name, message, code = sidecar.file_name(item.custom_id)
   local path, ok
@@ -172,6 +191,8 @@ function Harvest:write_json(item, line)
 end
 
 --- Whether an image is another file than the one that was sent.
+---@param item table
+---@return boolean
 function Harvest:has_changed(item)
   local stat = item.bytes and fs.stat(item.path)
   if not stat then return false end
@@ -194,7 +215,12 @@ local function make_room(item)
 end
 
 --- Puts a good answer beside its image. Sets found.written: "written", "same", "kept", or false with
---- found.reason. nil, message, CODE when nothing more can be written at all.
+--- found.reason. After a failure nothing more can be written at all.
+---@param item table
+---@param found table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Harvest:write_text(item, found)
   local folder, message, code = self:folder_of(item)
   if not folder then return nil, message, code end
@@ -228,7 +254,10 @@ end
 
 -- ---------------------------------------------------------------- judging
 
---- The text of a line that was judged valid, and the steps taken to get at it; nil and why it is none.
+--- The text of a line that was judged valid, and the steps taken to get at it.
+---@param record obatch.jsonl.Record
+---@return string|nil text
+---@return string[]|string steps  else why it is none
 function Harvest:text_of(record)
   local answer, steps = outcome.answer(record.text, self.rules)
   local page_text = self.rules.page_text
@@ -239,8 +268,9 @@ function Harvest:text_of(record)
   return page, steps
 end
 
---- Judges a line: { class=, reason=, text=, steps=, model=, tokens_in=, tokens_out= }, text for valid
---- ones only.
+--- Judges a line: an outcome that has .text, too, where it is valid, .steps and .model.
+---@param record obatch.jsonl.Record
+---@return obatch.Outcome found
 function Harvest:judge(record)
   local found = outcome.judge(record, self.rules)
   if found.class == "valid" then
@@ -255,6 +285,10 @@ function Harvest:judge(record)
 end
 
 --- Takes in every line of a result file: the first good answer to an id counts, else the first.
+---@param path string
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Harvest:take_file(path)
   local lines, message, code = jsonl.scan(path, outcome.FIELDS, { text = true })
   if not lines then return nil, message, code end
@@ -262,7 +296,7 @@ function Harvest:take_file(path)
     self.counts.foreign = self.counts.foreign + 1
     self.note(kind, "%s:%d: " .. format, text.printable(path), record.number, ...)
   end
-  for record in lines do
+  for record in progress.over(lines, "storing", path) do
     local id = record.custom_id
     local item = type(id) == "string" and self.items[id] or nil
     local before = item and self.found[id]
@@ -294,6 +328,7 @@ function Harvest:take_file(path)
 end
 
 --- What became of an item that is in no result file.
+---@return { class: string, reason: string } found
 function Harvest:absent()
   local status = self.part.ended and self.part.ended.status
   if status == "expired" or status == "cancelled" then
@@ -331,6 +366,9 @@ end
 -- ---------------------------------------------------------------- what is noted
 
 --- provenance.jsonl in every folder that has images of this batch.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Harvest:write_provenance()
   local by_folder = {}
   for id, found in pairs(self.found) do
@@ -356,11 +394,14 @@ end
 --- What unresolved.jsonl says of the images of this batch, by their real paths: how often each had each
 --- class of outcome in other batches, anew after a good answer; and whether its last word is that it has
 --- no text.
+---@return table<string, table<string, integer>>|nil counts
+---@return table<string, boolean>|string open  else the message
+---@return string|nil code
 function Harvest:history()
   local counts, open, is_ours = {}, {}, {}
-  for id in pairs(self.found) do is_ours[records.real_path(self.items[id].path)] = true end
+  for id in pairs(self.found) do is_ours[image_record.real_path(self.items[id].path)] = true end
   for entry in self.shelf:unresolved() do
-    local path = records.real_path(entry.path)
+    local path = image_record.real_path(entry.path)
     if is_ours[path] and entry.class then
       open[path] = entry.action ~= "done"
       local before = counts[path] or {}
@@ -372,6 +413,11 @@ function Harvest:history()
 end
 
 --- What the policy does with an item that has no good answer, and how many answers were taken.
+---@param item table
+---@param found table
+---@param before table  its counts in other batches
+---@return string action
+---@return integer attempts
 function Harvest:decide(item, found, before)
   if found.action then return found.action, found.attempts end -- by the correction loop
   local counts, attempts = {}, 0
@@ -391,19 +437,24 @@ end
 
 --- Everything that has no text beside its image, and what has one at last ("done"), in the order of its
 --- custom_ids.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Harvest:note_unresolved()
   if not self.shelf then return true end
   local list, history, open = {}, self:history()
   for id, found in pairs(self.found) do
     local item = self.items[id]
     found.is_done = found.class == "valid" and found.written
-    if not found.is_done or open[records.real_path(item.path)] then list[#list + 1] = item end
+    if not found.is_done or open[image_record.real_path(item.path)] then list[#list + 1] = item end
   end
   table.sort(list, function(a, b) return a.custom_id < b.custom_id end)
   local entries = {}
   for i, item in ipairs(list) do
     local found, action, attempts = self.found[item.custom_id], "done", nil
-    if not found.is_done then action, attempts = self:decide(item, found, history[records.real_path(item.path)]) end
+    if not found.is_done then
+      action, attempts = self:decide(item, found, history[image_record.real_path(item.path)])
+    end
     entries[i] = { custom_id = item.custom_id, path = item.path, batch = self.part.batch_id, class = found.class,
       reason = found.reason, action = action, attempts = attempts }
   end
@@ -411,6 +462,9 @@ function Harvest:note_unresolved()
 end
 
 --- Makes everything that was written durable, in one go for each file system.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Harvest:sync()
   for _, dir in pairs(self.to_sync) do
     local ok, message, code = fs.sync(dir)
@@ -420,25 +474,30 @@ function Harvest:sync()
   return fs.sync(self.json_dir)
 end
 
---- Harvests a part whose result files are there. `part` has
----   batch_id, files    the batch, and the paths of its result files, output first
----   record             what was submitted: .items, .image_dir, .request (see obatch.records); an item
----                      may name an .image_dir of its own
----   ended.status       "expired" and "cancelled" say why an item is in no file
----   failures           optional, custom_id -> { class=, reason=, action=, attempts= }: what became of
----                      items that are in no file, where that is known
---- Options:
----   shelf              .unresolved() and .note_unresolved(list) of obatch.records
----   rules              a policy
----   json_dir           where the JSON results go, a folder for each batch
----   image_dir          the folder of the images, where the record does not say
----   overwrite          replace other texts that are there
----   log(line)
---- Returns counts: submitted, and one for each outcome class, which add up to it; of the valid ones
---- written, same, kept (another text is there) and unwritten add up; blank, json (a whole JSON object
---- where text was expected) and changed (the image has) are some of them; foreign counts lines that answer
---- nothing that was submitted. Or nil, message, CODE: nothing more can be written, and nothing is lost by
---- harvesting again.
+---@class obatch.harvest.Part
+---@field batch_id string
+---@field files string[]   paths of its result files, output first
+---@field record { items: table[], image_dir?: string, request?: table }  see obatch.records
+---@field ended? { status: string }  "expired" and "cancelled" say why an item is in no file
+---@field failures? table<string, table>  by custom_id: class, reason, action, attempts of items that are in no file
+
+---@class obatch.harvest.Options
+---@field shelf obatch.Shelf
+---@field rules table         a policy
+---@field json_dir string     where the JSON results go, a folder for each batch
+---@field image_dir? string   the folder of the images, where the record does not say
+---@field overwrite? boolean  replace other texts that are there
+---@field log fun(line: string)
+
+--- Harvests a part whose result files are there. The counts: submitted, and one for each outcome class, which add up to
+--- it; of the valid ones written, same, kept (another text is there) and unwritten add up; blank, json (a whole JSON
+--- object where text was expected) and changed (the image has) are some of them; foreign counts lines that answer
+--- nothing that was submitted. After a failure nothing more can be written, and nothing is lost by harvesting again.
+---@param part obatch.harvest.Part
+---@param options obatch.harvest.Options
+---@return table<string, integer>|nil counts
+---@return string|nil message
+---@return string|nil code
 function harvest.part(part, options)
   local self = setmetatable({ part = part, record = part.record, shelf = options.shelf, rules = options.rules,
     json_dir = options.json_dir, image_dir = options.image_dir, overwrite = options.overwrite,

@@ -16,6 +16,13 @@ local part_events = require "obatch.part"
 local text = require "obatch.text"
 
 local job = {}
+
+---@class obatch.Job
+---@field dir string
+---@field run string
+---@field original { path: string, absolute?: string, sha256: string, bytes: integer }
+---@field iterations table[]
+---@field meter obatch.Meter
 local Job = {}
 Job.__index = Job
 
@@ -28,11 +35,19 @@ local function requests_name(iteration, part)
 end
 
 --- BASE/iteration_N/NAME, where each %d in NAME is N.
+---@param iteration integer
+---@param name string
+---@return string path
 function Job:path(iteration, name)
   return ("%s/iteration_%d/%s"):format(self.dir, iteration, (name:gsub("%%d", tostring(iteration))))
 end
 
+---@param iteration integer
+---@return string path
 function Job:ids_path(iteration) return self:path(iteration, "submitted_batch_ids_iteration_%d.txt") end
+
+---@param iteration integer
+---@return string path
 function Job:merged_path(iteration) return self:path(iteration, "merged_results_iteration_%d.jsonl") end
 
 -- ---------------------------------------------------------------- events
@@ -70,8 +85,11 @@ local function apply_event(self, event)
   if event.event == "dropped" then iteration.cut = "SPENT" end
 end
 
---- Makes an event durable, then applies it. true | nil, message, CODE: the disk is at fault, and
---- what the event speaks of must not be built upon.
+--- Makes an event durable, then applies it. After a failure, what the event speaks of must not be built upon.
+---@param event table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Job:record(event)
   local ok, message, code = self.journal:record(event)
   if not ok then return nil, message, code end
@@ -84,7 +102,7 @@ end
 --- Removes what a write that was cut off has left. The job's own folder may hold files of the user.
 local function remove_parts(self)
   for _, name in ipairs { "journal.jsonl", "final_results.jsonl", "corrected_results.json",
-    "corrected_results_steps.jsonl", "given_up.jsonl", "final_correction_log.txt" } do
+    "corrected_results_steps.jsonl", "given_up.jsonl", "final_correction_log.txt", "decisions.jsonl" } do
     fs.remove(("%s/%s.part"):format(self.dir, name))
   end
   for n, iteration in ipairs(self.iterations) do
@@ -107,21 +125,25 @@ local function new(dir)
   return self
 end
 
---- The job in `dir` as its journal tells it, to be looked at only: no lock, and nothing is written. It has
---- .dir, .run, .original, .iterations, .events, .torn (the last event was cut off), and methods that give paths.
---- nil, message, CODE.
+--- A job as its journal tells it, to be looked at only: no lock, and nothing is written.
+---@param dir string
+---@return obatch.Job|nil job
+---@return string|nil message
+---@return string|nil code
 function job.read(dir)
   local events, message, code = journal.read(dir .. "/journal.jsonl")
   if not events then return nil, message, code end
   local self = new(dir)
   for _, event in ipairs(events) do apply_event(self, event) end
-  self.events, self.torn = events, message
   return self
 end
 
---- Opens, and creates where it is missing, the job in `dir` for the request file `original`. The
---- job keeps the file's SHA-256 and refuses another one. Returns the job, or nil, message, CODE
---- (LOCKED, CHANGED, or what the disk says).
+--- Opens, and creates where it is missing, a job. It keeps the request file's SHA-256 and refuses another one.
+---@param dir string
+---@param original string  the request file
+---@return obatch.Job|nil job
+---@return string|nil message
+---@return string|nil code  "LOCKED", "CHANGED", or what the disk says
 function job.open(dir, original)
   local ok, message, code = fs.mkdir(dir)
   if not ok then return nil, message, code end
@@ -185,6 +207,10 @@ Job.__close = Job.close
 -- ---------------------------------------------------------------- what is sent
 
 --- Makes the folder of iteration n, and makes sure that it is one: a link would lead out of the job.
+---@param n integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Job:make_folder(n)
   local folder = self:path(n, ""):gsub("/$", "")
   local stat = fs.lstat(folder)
@@ -195,6 +221,11 @@ function Job:make_folder(n)
 end
 
 --- Takes over batches that were submitted elsewhere as iteration n.
+---@param n integer
+---@param batch_ids string[]
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Job:adopt(n, batch_ids)
   local ok, message, code = self:make_folder(n)
   if not ok then return nil, message, code end
@@ -210,6 +241,8 @@ function Job:adopt(n, batch_ids)
 end
 
 --- Whether nothing of iteration n has reached the service, so that it may as well be planned anew.
+---@param n integer
+---@return boolean
 function Job:is_untouched(n)
   for _, part in ipairs(self.iterations[n].parts) do
     if not part_events.is_untouched(part) then return false end
@@ -218,16 +251,29 @@ function Job:is_untouched(n)
 end
 
 --- Takes a part of iteration n back whose batch was never created: its requests are planned again in a later
---- iteration. true | nil, message, CODE.
+--- iteration.
+---@param n integer
+---@param part table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Job:drop(n, part)
   local ok, message, code = self:record { event = "dropped", iteration = n, part = part.part }
   if not ok then return nil, message, code end
   return fs.remove(self:path(n, part.file))
 end
 
---- Writes the request files of iteration n: `requests` yields line, url, model, and estimates of the tokens in
---- and out; each model and endpoint gets files of its own, cut at `max_requests` lines and `max_bytes` bytes,
---- and where more tokens could never be enqueued. why_cut() then says whether a budget has kept requests out.
+--- Writes the request files of iteration n: each model and endpoint gets files of its own, cut at `max_requests` lines
+--- and `max_bytes` bytes, and where more tokens could never be enqueued. `requests` yields line, url, model, and
+--- estimates of the tokens in and out.
+---@param n integer
+---@param requests fun(): string?, string?, string?, integer?, integer?
+---@param max_requests integer
+---@param max_bytes integer
+---@param why_cut? fun(): string?  whether a budget has kept requests out: "SPENT" or "OVER"
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Job:plan(n, requests, max_requests, max_bytes, why_cut)
   local folder = self:path(n, "")
   local ok, message, code = self:make_folder(n)
@@ -297,6 +343,10 @@ function Job:plan(n, requests, max_requests, max_bytes, why_cut)
 end
 
 --- Writes the ids of iteration n's batches where people, and other tools, look for them.
+---@param n integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Job:list_batches(n)
   local ids = {}
   for _, part in ipairs(self.iterations[n].parts) do ids[#ids + 1] = part.batch_id end
@@ -310,22 +360,40 @@ local Round = {}
 Round.__index = Round
 
 --- Iteration n as a set of parts to bring through the service.
+---@param n integer
+---@return table round  a store for obatch.submission
 function Job:round(n)
   return setmetatable({ job = self, n = n, parts = self.iterations[n].parts, meter = self.meter,
     title = "iteration " .. n, rest = "what it does not name is sent again" }, Round)
 end
 
 --- Makes an event of a part durable, then applies it.
+---@param part table
+---@param event table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Round:record(part, event)
   event.iteration, event.part = self.n, part.part
   return self.job:record(event)
 end
 
+---@param part table
+---@return string path
 function Round:request_path(part) return self.job:path(self.n, part.file) end
 
+---@param part table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Round:take_back(part) return self.job:drop(self.n, part) end
 
---- A part's requests become `pieces` new parts of the same iteration. true | nil, message, CODE.
+--- A part's requests become new parts of the same iteration.
+---@param part table
+---@param pieces integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Round:split(part, pieces)
   local path = self:request_path(part)
   local successors, message, code = part_events.split_file(path, part, pieces, function(number)
@@ -340,16 +408,25 @@ end
 
 --- The name of the part's file at the service. It is unique to the content: it is how the file is
 --- found again when the reply is lost.
+---@param part table
+---@return string name
 function Round:upload_name(part)
   return ("%s-%d-%d-%s.jsonl"):format(self.job.run, self.n, part.part, part.sha256:sub(1, 12))
 end
 
 --- The metadata of the part's batch, by which it is found again.
+---@param part table
+---@return table<string, string> tag
 function Round:tag(part)
   return { obatch_run = self.job.run, obatch_iteration = tostring(self.n), obatch_part = tostring(part.part) }
 end
 
 --- Notes that a part's batch exists.
+---@param part table
+---@param batch table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Round:created(part, batch)
   local ok, message, code = self:record(part, { event = "created", batch_id = batch.id })
   if not ok then return nil, message, code end
@@ -357,13 +434,20 @@ function Round:created(part, batch)
 end
 
 --- Where the lines of a batch's output or error file are kept as they came.
+---@param part table
+---@param kind "output"|"error"
+---@return string path
 function Round:download_path(part, kind)
   return self.job:path(self.n, part_events.file_name(part.batch_id) .. "_" .. kind .. ".jsonl")
 end
 
---- A part whose batch failed validation for the lines in `faults` (line number -> { code=,
---- message= }; key 0 stands for all lines): those become result-like lines that say so, the rest is
+--- A part whose batch failed validation for some lines: those become result-like lines that say so, the rest is
 --- a new part of the same iteration.
+---@param part table
+---@param faults table<integer, { code?: string, message: string }>  by line number; key 0 stands for all lines
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Round:reject(part, faults)
   local n, model_refused = self.n, nil
   local name = ("rejected_iteration_%d_p%03d.jsonl"):format(n, part.part)
@@ -404,6 +488,10 @@ end
 -- ---------------------------------------------------------------- what came back
 
 --- Puts all that was downloaded in iteration n into merged_results, every line as it was received.
+---@param n integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Job:merge(n)
   local out <close>, message, code = fs.create(self:merged_path(n))
   if not out then return nil, message, code end
@@ -422,6 +510,8 @@ function Job:merge(n)
 end
 
 --- Adds a line to the log of iteration n.
+---@param n integer
+---@param line string
 function Job:log(n, line)
   local file <close> = fs.append(self:path(n, "correction_log.txt"), "later")
   if file then file:write(os.date("%Y-%m-%d %H:%M:%S ") .. text.shown(line) .. "\n") end

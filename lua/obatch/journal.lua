@@ -3,6 +3,7 @@
 local fs = require "obatch.fs"
 local json = require "obatch.json"
 
+---@class obatch.Journal
 local Journal = {}
 Journal.__index = Journal
 
@@ -30,17 +31,24 @@ local function replay(path, content)
   end
 end
 
---- The events of a journal, to be looked at only, and whether its last line is torn; nil, message, CODE.
+--- The events of a journal, to be looked at only; a torn last line is left out.
+---@param path string
+---@return table[]|nil events
+---@return string|nil message
+---@return string|nil code
 function journal.read(path)
   local content, message, code = fs.read(path)
   if not content then return nil, message, code end
   local events, whole = replay(path, content)
   if not events then return nil, whole, "DAMAGED" end
-  return events, whole < #content
+  return events
 end
 
---- Opens the journal for appending and drops a torn last line. Returns it and its events; or nil,
---- message, CODE (DAMAGED, or what the disk says).
+--- Opens the journal for appending and drops a torn last line.
+---@param path string
+---@return obatch.Journal|nil journal
+---@return table[]|string events  else the message
+---@return string|nil code  "DAMAGED", or what the disk says
 function journal.open(path)
   local content, message, code = fs.read(path)
   if not content and code ~= "ENOENT" then return nil, message, code end
@@ -58,7 +66,11 @@ function journal.open(path)
   return setmetatable({ handle = handle }, Journal), events
 end
 
---- Appends one event ({ event = NAME, ... }) and returns when it is on disk.
+--- Appends one event and returns when it is on disk.
+---@param event { event: string }  and what belongs to it
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Journal:record(event)
   event.time = os.time()
   return self.handle:write(json.encode(event) .. "\n")

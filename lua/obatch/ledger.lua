@@ -4,6 +4,7 @@
 -- integers: the lines stay in the files. Every number here can be had again by judging the merged
 -- results again, which is what a restart does.
 
+local decisions = require "obatch.decisions"
 local fs = require "obatch.fs"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
@@ -13,6 +14,11 @@ local request = require "obatch.request"
 local text = require "obatch.text"
 
 local ledger = {}
+
+---@class obatch.Ledger
+---@field job table                    the job: .dir, .iterations, and methods that give paths
+---@field index obatch.jsonl.Index     its requests
+---@field iterations table<integer, table<string, integer>>  of each: submitted, tokens_in, tokens_out, and each class
 local Ledger = {}
 Ledger.__index = Ledger
 
@@ -35,12 +41,30 @@ local function place(iteration, offset) return iteration << 48 | offset end
 local function iteration_of(at) return at >> 48 end
 local function offset_of(at) return at & (1 << 48) - 1 end
 
---- A ledger for the requests of the file `original`, results in `job`.
+--- A ledger for the requests of a job. A reader's decisions that the job keeps (see obatch.decisions) stand above the
+--- policy.
+---@param job table        see obatch.job
+---@param original string  path of its request file
+---@param policy table     see obatch.policy
+---@param log fun(line: string)
+---@return obatch.Ledger|nil ledger
+---@return string|nil message
+---@return string|nil code
 function ledger.new(job, original, policy, log)
   local index, message, code = jsonl.index(original, "/custom_id")
   if not index then return nil, message, code end
+  local decided
+  decided, message, code = decisions.of_job(job.dir, index)
+  if not decided then
+    index:close()
+    return nil, message, code
+  end
   local self = setmetatable({
     job = job, policy = policy, log = log, index = index,
+    decided = decided, -- a reader's decisions about a request
+    told = {},      -- what a reader said about the last text, { reason=, at= its line }: the model is told at once
+    asked = {},     -- the decision for which a person waits: there was no attempt since then
+    was_good = {},  -- true: the last answer is good by the policy, and a reader has rejected it
     last = {},      -- class number of the last outcome; VALID is final
     counts = {},    -- outcomes per class
     places = {},    -- the line of the good answer, or of the last bad one
@@ -57,27 +81,42 @@ end
 function Ledger:close() self.index:close() end
 Ledger.__close = Ledger.close
 
---- The custom_id and the line of a request. Raises when the original file was changed meanwhile.
+--- The custom_id of a request. Raises when the original file was changed meanwhile; so does line.
+---@param ordinal integer
+---@return string custom_id
 function Ledger:id(ordinal) return assert(self.index:id(ordinal)) end
+
+---@param ordinal integer
+---@return string line
 function Ledger:line(ordinal) return assert(self.index:line(ordinal)) end
 
 -- ---------------------------------------------------------------- taking in results
 
---- Calls visit(ordinal) for the requests of a request file. true | nil, message, CODE.
+--- Calls visit(ordinal) for the requests of a request file.
+---@param path string
+---@param visit fun(ordinal: integer)
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Ledger:each_request(path, visit)
   local records, message, code = jsonl.scan(path, { id = "/custom_id" })
   if not records then return nil, message, code end
-  for record in records do
+  for record in progress.over(records, "reading", path) do
     local ordinal = type(record.id) == "string" and self.index:find(record.id)
     if ordinal then visit(ordinal) end
   end
   return true
 end
 
---- The ordinals that iteration n submitted, as a set. What was sent is what the request files say;
---- batches that were submitted elsewhere and left no such files hold all that was not valid by then.
---- nil, message, CODE when a file cannot be read.
-function Ledger:members(n)
+--- The ordinals that iteration n submitted. What was sent is what the request files say; batches that were submitted
+--- elsewhere and left no such files hold all that was not valid by then. (What a reader has decided since was not
+--- known to who sent them.)
+---@param n integer
+---@param round table  see add
+---@return table<integer, true>|nil set
+---@return string|nil message
+---@return string|nil code
+function Ledger:members(n, round)
   local set, found = {}, false
   local folder = self.job:path(n, "")
   local is_all = n == 1 and not self.job.iterations[n].cut -- the files need not be read
@@ -90,20 +129,52 @@ function Ledger:members(n)
   end
   if not found then
     for ordinal = 1, self.index.count do
-      if self.last[ordinal] ~= VALID then set[ordinal] = true end
+      if self.decided[ordinal] and round.class[ordinal]
+        or self.last[ordinal] ~= VALID and not self.was_good[ordinal] then set[ordinal] = true end
     end
   end
   return set
 end
 
---- Judges every line of a results file into `round`. `at(offset)` says where the line stands.
---- true | nil, message, CODE.
+--- The outcome of a line of a request about which a reader has decided; that of the policy where nothing was said
+--- about this text. Also the decision that rejects it, and whether there is a text.
+---@param about obatch.decisions.OfRequest
+---@param result obatch.Outcome
+---@param line string
+---@param is_settled boolean  an earlier answer counts already
+local function overrule(about, result, line, is_settled)
+  local answer = outcome.text(line)
+  local sha256, said = answer and fs.sha256_text(answer), nil
+  for _, decision in ipairs(sha256 and about or {}) do
+    if decision.sha256 == sha256 then said = decision end
+  end
+  local is_rejected = said and said.decision == "reject"
+  local is_good = said and not is_rejected or not said and result.class == "valid"
+  local reason = is_rejected and decisions.reason(said)
+    or is_good and not is_settled and about.accepted and about.accepted ~= said
+    and "a reader has accepted another answer" or nil
+  if said or reason then
+    result = { class = reason and "invalid" or "valid", reason = reason, was_good = is_rejected and
+      result.class == "valid", was_cut = result.class == "truncated", blank = result.blank,
+      tokens_in = result.tokens_in, tokens_out = result.tokens_out }
+  end
+  return result, is_rejected and said or nil, answer ~= nil
+end
+
+--- Judges every line of a results file into `round`.
+---@param path string
+---@param round table                       see add
+---@param at fun(offset: integer): integer?  where the line stands
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Ledger:judge(path, round, at)
   local records, message, code = jsonl.scan(path, outcome.FIELDS)
   if not records then return nil, message, code end
   local note, finish = progress.notes(self.log)
   local name = text.printable(path)
-  for record in records do
+  local lines <close> = next(self.decided) and assert(jsonl.open(path)) or nil
+  for record in progress.over(records, "judging", path) do
     local id = record.custom_id
     local ordinal = type(id) == "string" and self.index:find(id) or nil
     if record.error then
@@ -114,7 +185,11 @@ function Ledger:judge(path, round, at)
       note("lines for unknown custom_ids", "%s:%d: custom_id '%s' was never submitted; the line is left out",
         name, record.number, text.printable(text.cut(id, 300)))
     else
-      local result = outcome.judge(record, self.policy)
+      local result, decided, rejection, has_text = outcome.judge(record, self.policy), self.decided[ordinal], nil, nil
+      if decided then
+        result, rejection, has_text = overrule(decided, result, assert(lines:at(record.offset)),
+          self.last[ordinal] == VALID)
+      end
       round.tokens_in = round.tokens_in + result.tokens_in
       round.tokens_out = round.tokens_out + result.tokens_out
       local before = round.class[ordinal]
@@ -126,7 +201,8 @@ function Ledger:judge(path, round, at)
         round.class[ordinal] = NUMBER[result.class]
         round.reasons[ordinal] = result.reason
         round.places[ordinal] = at(record.offset)
-        if result.class == "truncated" then
+        round.rejected[ordinal], round.has_text[ordinal], round.was_good[ordinal] = rejection, has_text, result.was_good
+        if result.class == "truncated" or result.was_cut then
           round.used[ordinal], round.blank[ordinal] = result.tokens_out, result.blank
         end
       end
@@ -137,8 +213,12 @@ function Ledger:judge(path, round, at)
 end
 
 --- The class of a request that is in no result file: that of its batch, where the batch ended early
---- and ran only some of its requests, else "missing". Returns a function(ordinal), or nil, message,
---- CODE when a file cannot be read.
+--- and ran only some of its requests, else "missing".
+---@param n integer
+---@param round table
+---@return (fun(ordinal: integer): string)|nil class_of
+---@return string|nil message
+---@return string|nil code
 function Ledger:absentees(n, round)
   local iteration = self.job.iterations[n]
   local by_part, common = {}, nil
@@ -157,11 +237,14 @@ function Ledger:absentees(n, round)
   return function(ordinal) return by_part[ordinal] or common or "missing" end
 end
 
---- Takes in iteration n, which is merged. Afterwards .iterations[n] has .submitted, a count for
---- each class, .tokens_in and .tokens_out; the classes add up to what was submitted.
---- true | nil, message, CODE: a file of the iteration cannot be read.
+--- Takes in iteration n, which is merged. Afterwards .iterations[n] is there; its classes add up to what was submitted.
+---@param n integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Ledger:add(n)
-  local round = { class = {}, reasons = {}, places = {}, used = {}, blank = {}, tokens_in = 0, tokens_out = 0 }
+  local round = { n = n, class = {}, reasons = {}, places = {}, used = {}, blank = {}, rejected = {}, has_text = {},
+    was_good = {}, tokens_in = 0, tokens_out = 0 }
   local ok, message, code = self:judge(self.job:merged_path(n), round, function(offset) return place(n, offset) end)
   for _, part in ipairs(self.job.iterations[n].parts) do
     if ok and part.rejected then
@@ -171,7 +254,7 @@ function Ledger:add(n)
   if not ok then return nil, message, code end
 
   local members, absent
-  members, message, code = self:members(n)
+  members, message, code = self:members(n, round)
   if not members then return nil, message, code end
   absent, message, code = self:absentees(n, round)
   if not absent then return nil, message, code end
@@ -183,8 +266,7 @@ function Ledger:add(n)
       if not number then
         local class = absent(ordinal)
         number = NUMBER[class]
-        round.reasons[ordinal] = class == "missing" and "in neither the output nor the error file"
-          or ("its batch was %s before the request ran"):format(class)
+        round.reasons[ordinal] = outcome.absence(class)
       end
       summary.submitted = summary.submitted + 1
       summary[CLASSES[number]] = summary[CLASSES[number]] + 1
@@ -199,17 +281,40 @@ function Ledger:add(n)
   return true
 end
 
+--- What a reader said about this outcome of a request, or about the last text before it.
+---@param ordinal integer
+---@param round table
+function Ledger:hear(ordinal, round)
+  local decision, has_text = round.rejected[ordinal], round.has_text[ordinal]
+  for _, other in ipairs(not decision and not has_text and self.decided[ordinal] or {}) do -- about no text
+    if not other.sha256 and other.iteration and round.n <= other.iteration then decision = other end
+  end
+  if decision then
+    self.told[ordinal] = { reason = decisions.reason(decision), at = round.places[ordinal] }
+    self.asked[ordinal] = decision.iteration and decision or nil
+  elseif has_text then
+    self.told[ordinal] = nil
+  end
+  local asked = self.asked[ordinal]
+  if asked and (has_text and not decision or round.n > asked.iteration) then self.asked[ordinal] = nil end
+end
+
 --- Books one outcome of one request.
+---@param ordinal integer
+---@param number integer  of the class
+---@param round table
 function Ledger:settle(ordinal, number, round)
   self.last[ordinal] = number
   self.counts[ordinal] = counted(self.counts[ordinal], number)
   self.reasons[ordinal] = number ~= VALID and round.reasons[ordinal] or nil
   if NOT_COUNTED[CLASSES[number]] then return end -- the last answer stands
-  self.complaints[ordinal] = number == NUMBER.invalid and round.reasons[ordinal] or nil
-  self.places[ordinal] = round.places[ordinal]
+  if self.decided[ordinal] then self:hear(ordinal, round) end
+  local told = self.told[ordinal]
+  self.complaints[ordinal] = told and told.reason or number == NUMBER.invalid and round.reasons[ordinal] or nil
+  self.places[ordinal], self.was_good[ordinal] = round.places[ordinal], round.was_good[ordinal] or nil
   self.capped[ordinal] = nil
   local used = round.used[ordinal]
-  if used then
+  if used and number ~= VALID then
     local line, rule = self:line(ordinal), self.policy.token_limit
     local raised = request.raised_limit(line, self.limits[ordinal], used, rule)
     if raised then self.limits[ordinal] = raised end
@@ -222,6 +327,8 @@ end
 -- ---------------------------------------------------------------- what comes next
 
 --- A request as policies see it.
+---@param ordinal integer
+---@return obatch.policy.Item item
 function Ledger:item(ordinal)
   local counts, attempts = {}, 0
   for number, class in ipairs(CLASSES) do
@@ -232,9 +339,13 @@ function Ledger:item(ordinal)
     reason = self.reasons[ordinal], complaint = self.complaints[ordinal], counts = counts, attempts = attempts }
 end
 
---- "resend" or "give_up" for a request without a good answer, and the item it was decided for.
+--- What becomes of a request without a good answer, and the item it was decided for.
+---@param ordinal integer
+---@return "resend"|"give_up" action
+---@return obatch.policy.Item item
 function Ledger:action(ordinal)
   local item = self:item(ordinal)
+  if self.asked[ordinal] then return "resend", item end -- even where its attempts are used up
   if self.capped[ordinal] then
     item.reason = item.reason .. "; its token limit cannot be raised above the policy's cap"
     return "give_up", item
@@ -247,7 +358,8 @@ function Ledger:action(ordinal)
   return action, item
 end
 
---- The ordinals to send next, in the order of the original file.
+--- The requests to send next, in the order of the original file.
+---@return integer[] ordinals
 function Ledger:to_send()
   local list = {}
   for ordinal = 1, self.index.count do
@@ -259,6 +371,9 @@ function Ledger:to_send()
 end
 
 --- The line to send for a request: the user's own bytes, changed only where the policy changes them.
+---@param ordinal integer
+---@param max_bytes integer  of a batch
+---@return string line
 function Ledger:next_request(ordinal, max_bytes)
   local line = self:line(ordinal)
   local last = self.last[ordinal]
@@ -267,8 +382,10 @@ function Ledger:next_request(ordinal, max_bytes)
   local edited = line
   if self.limits[ordinal] then edited = request.set_limit(edited, self.limits[ordinal]) end
   if policy.refused_model and item.counts.refused > 0 then edited = request.set_model(edited, policy.refused_model) end
-  if item.complaint and item.attempts + 1 >= policy.feedback_from then
-    local answer = outcome.text(self:result_line(ordinal))
+  local told = self.told[ordinal]
+  if item.complaint and (told or item.attempts + 1 >= policy.feedback_from) then
+    local answered = self:line_at(told and told.at or self.places[ordinal])
+    local answer = answered and outcome.text(answered)
     item.reason = item.complaint
     edited = request.add_feedback(edited, answer, policy.feedback(item), policy.feedback_answer_bytes)
   end
@@ -277,8 +394,14 @@ function Ledger:next_request(ordinal, max_bytes)
 end
 
 --- The result line that counts for a request, nil when there is none.
-function Ledger:result_line(ordinal)
-  local at = self.places[ordinal]
+---@param ordinal integer
+---@return string|nil line
+function Ledger:result_line(ordinal) return self:line_at(self.places[ordinal]) end
+
+--- The result line at a place (see above), nil for nil.
+---@param at integer|nil
+---@return string|nil line
+function Ledger:line_at(at)
   if not at then return nil end
   local n = iteration_of(at)
   self.readers = self.readers or {}
@@ -287,6 +410,15 @@ function Ledger:result_line(ordinal)
 end
 
 -- ---------------------------------------------------------------- the files people read
+
+--- The answer that counts for a request, as JSON text, and what was done to it. One that a reader has accepted need
+--- not be JSON: it is a string then.
+local function final_answer(self, ordinal)
+  local line = self:result_line(ordinal)
+  local answer, steps = outcome.answer(line, self.policy)
+  if not answer then return json.encode(outcome.text(line)), { "not JSON: accepted by a reader, taken as it is" } end
+  return self.policy.expect == "text" and json.encode(answer) or answer, steps
+end
 
 --- What the files of a job hold: each calls put(text, ordinal) for the pieces of its file, in order, until that
 --- returns false; ordinal is the request that a piece is about. Those with a %d belong to iteration n, and are
@@ -327,9 +459,9 @@ pieces["corrected_results.json"] = function(self, put)
   local separator = "{\n"
   for ordinal = 1, self.index.count do
     if self.last[ordinal] == VALID then
-      local answer = outcome.answer(self:result_line(ordinal), self.policy)
-      if self.policy.expect == "text" then answer = json.encode(answer) end
-      if not put(separator .. json.encode(self:id(ordinal)) .. ": " .. answer, ordinal) then return end
+      if not put(separator .. json.encode(self:id(ordinal)) .. ": " .. final_answer(self, ordinal), ordinal) then
+        return
+      end
       separator = ",\n"
     end
   end
@@ -340,7 +472,7 @@ end
 pieces["corrected_results_steps.jsonl"] = function(self, put)
   for ordinal = 1, self.index.count do
     if self.last[ordinal] == VALID then
-      local _, steps = outcome.answer(self:result_line(ordinal), self.policy)
+      local _, steps = final_answer(self, ordinal)
       if #steps > 0 and not put_line(put, ordinal, { custom_id = self:id(ordinal), steps = json.array(steps) }) then
         return
       end
@@ -362,16 +494,27 @@ end
 ledger.OF_ITERATION = { "unresolved_iteration_%d.jsonl", "invalid_results_iteration_%d.jsonl" }
 ledger.FINAL = { "final_results.jsonl", "corrected_results.json", "corrected_results_steps.jsonl", "given_up.jsonl" }
 
---- Calls put(text, ordinal) for the pieces of one of these files, until it returns false. Writes nothing.
+--- Goes through the pieces of one of these files. Writes nothing.
+---@param name string  as in OF_ITERATION and FINAL
+---@param put fun(text: string, ordinal?: integer): any  is called until it returns false
+---@param n? integer   the iteration, which was added last
 function Ledger:pieces(name, put, n) pieces[name](self, put, n) end
 
---- Writes one of them, whole or not at all. true | nil, message, CODE.
+--- Writes one of them, whole or not at all.
+---@param path string
+---@param name string
+---@param n? integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Ledger:write_file(path, name, n)
   local file <close>, message, code = fs.create(path)
   if not file then return nil, message, code end
-  local ok = true
+  local ok, stage, bytes = true, progress.stage("writing " .. name, { unit = "bytes" }), 0
   self:pieces(name, function(piece)
     ok, message, code = file:write(piece)
+    bytes = bytes + #piece
+    stage:update(bytes)
     return ok
   end, n)
   if ok then ok, message, code = file:commit() end
@@ -379,7 +522,11 @@ function Ledger:write_file(path, name, n)
   return true
 end
 
---- Writes the files of iteration n, which was added last. true | nil, message, CODE.
+--- Writes the files of iteration n, which was added last.
+---@param n integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Ledger:write_iteration(n)
   for _, name in ipairs(ledger.OF_ITERATION) do
     local ok, message, code = self:write_file(self.job:path(n, name), name, n)
@@ -388,8 +535,10 @@ function Ledger:write_iteration(n)
   return true
 end
 
---- Writes the files of the job. Returns { valid=, given_up=, left= }: left may still be sent; or nil, message,
---- CODE.
+--- Writes the files of the job. `left` may still be sent.
+---@return { valid: integer, given_up: integer, left: integer }|nil totals
+---@return string|nil message
+---@return string|nil code
 function Ledger:write_final()
   for _, name in ipairs(ledger.FINAL) do
     local ok, message, code = self:write_file(self.job.dir .. "/" .. name, name)
@@ -410,6 +559,7 @@ end
 
 --- The table of all iterations: one column each, one row for each count, without the classes that
 --- never occurred.
+---@return string text
 function Ledger:table()
   local rows, widths = { { "iteration" } }, { 0 }
   for n in ipairs(self.iterations) do rows[1][n + 1] = tostring(n) end

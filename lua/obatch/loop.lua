@@ -9,9 +9,11 @@ local fs = require "obatch.fs"
 local job = require "obatch.job"
 local ledger = require "obatch.ledger"
 local prices = require "obatch.prices"
+local progress = require "obatch.progress"
 local request = require "obatch.request"
 local submission = require "obatch.submission"
 local tokens = require "obatch.tokens"
+local units = require "obatch.units"
 
 local loop = {}
 
@@ -61,7 +63,7 @@ local function adopt(the_job, n, path, api, log)
   end
   local ok, why, code = the_job:adopt(n, ids)
   if not ok then return nil, why, code end
-  log(("iteration %d: going on with %d batches from %s"):format(n, #ids, path))
+  log(("iteration %d: going on with %s from %s"):format(n, units.count(#ids, "batch", "batches"), path))
   return true
 end
 
@@ -91,23 +93,38 @@ end
 
 -- ---------------------------------------------------------------- the loop
 
---- Brings the requests of a file to their end. Options:
----   base_dir, original       the job's folder; the request file, which is right (request.check_file)
----   rules                    a policy
----   api                      a client of the service
----   log(line), progress      what people see
----   poll_wait                seconds at most between two looks
----   max_iterations           submit at most so often
----   max_requests, max_bytes  size of a batch (default: the API's limits)
----   initial_ids              a file with the ids of batches that were submitted elsewhere
----   budget                   an obatch.budget: an iteration holds no more requests than it lets through
----   beside                   meters of other jobs that the budget is for, too
----   delete_remote, output_expires_after     see submission.run
---- Returns { requests=, valid=, given_up=, left=, iterations=, stop_reason=, table= }: left may still be
---- sent; stop_reason says why nothing more may be submitted now (is_over: what is left takes more than the
---- whole budget, each one alone, so no run will send it); table is the text of the closing
---- table. base_dir then holds final_results.jsonl, corrected_results.json and given_up.jsonl. Or nil,
---- message, CODE: the same call goes on; USAGE and CHANGED are the user's to correct first.
+---@class obatch.loop.Options
+---@field base_dir string           the job's folder
+---@field original string           the request file, which is right (request.check_file)
+---@field rules table               a policy
+---@field api table                 a client of the service
+---@field log fun(line: string)     what people see, beside obatch.progress
+---@field poll_wait number          seconds at most between two looks
+---@field max_iterations integer    submit at most so often
+---@field max_requests? integer     size of a batch (the API's limits)
+---@field max_bytes? integer
+---@field initial_ids? string       a file with the ids of batches that were submitted elsewhere
+---@field budget? obatch.Budget     an iteration holds no more requests than it lets through
+---@field beside? obatch.Meter[]    of other jobs that the budget is for, too
+---@field delete_remote? boolean    see submission.run
+---@field output_expires_after? integer
+
+---@class obatch.loop.Result
+---@field requests integer
+---@field valid integer
+---@field given_up integer
+---@field left integer           may still be sent
+---@field iterations integer
+---@field stop_reason? string    why nothing more may be submitted now
+---@field is_over? boolean       what is left takes more than the whole budget, each one alone: no run will send it
+---@field table string           the text of the closing table
+
+--- Brings the requests of a file to their end. base_dir then holds final_results.jsonl, corrected_results.json and
+--- given_up.jsonl. After a failure the same call goes on; USAGE and CHANGED are the user's to correct first.
+---@param options obatch.loop.Options
+---@return obatch.loop.Result|nil result
+---@return string|nil message
+---@return string|nil code
 function loop.run(options)
   local api, rules = options.api, options.rules
   local max_requests = options.max_requests or request.MAX_REQUESTS
@@ -127,9 +144,8 @@ function loop.run(options)
   ok, message, code = adopt_all(the_job, options.initial_ids, api, log)
   if not ok then return nil, message, code end
 
-  local settings = { poll_wait = options.poll_wait, log = log, progress = options.progress,
-    gone_batches = rules.gone_batches, delete_remote = options.delete_remote,
-    output_expires_after = options.output_expires_after }
+  local settings = { poll_wait = options.poll_wait, log = log, gone_batches = rules.gone_batches,
+    delete_remote = options.delete_remote, output_expires_after = options.output_expires_after }
 
   local function judge(n)
     local added, why, what = book:add(n)
@@ -147,8 +163,11 @@ function loop.run(options)
     local i = 0
     spent, why_cut = nil, nil
     if purse then purse:refresh() end
+    local stage = progress.stage(("writing the requests of iteration %d"):format(current),
+      { total = #ordinals, unit = "requests" })
     return function()
       while true do
+        stage:update(i)
         i = i + 1
         if not ordinals[i] then return nil end
         local line = book:next_request(ordinals[i], max_bytes)
@@ -175,6 +194,11 @@ function loop.run(options)
     ok, message, code = merged()
     if not ok then return nil, message, code end
   end
+  -- Rules and decisions may have changed since an earlier end: its files follow now, not when the next batch has ended.
+  if n > 0 and fs.stat(options.base_dir .. "/final_results.jsonl") then
+    ok, message, code = book:write_final()
+    if not ok then return nil, message, code end
+  end
 
   local stopped
   while not stopped do
@@ -196,7 +220,7 @@ function loop.run(options)
         break
       end
       for _, part in ipairs(parts) do count = count + part.lines end
-      log(("iteration %d: %d requests in %d part(s)"):format(n + 1, count, #parts))
+      log(("iteration %d: %s in %s"):format(n + 1, units.count(count, "request"), units.count(#parts, "part")))
     else
       log(("iteration %d: going on"):format(n + 1))
       if purse then
@@ -210,6 +234,7 @@ function loop.run(options)
     if not ok then return nil, message, code end
     stopped = message
 
+    progress.stage(("merging the results of iteration %d"):format(n + 1))
     ok, message, code = the_job:merge(n + 1)
     if ok then ok, message, code = merged() end
     if not ok then return nil, message, code end

@@ -10,15 +10,19 @@
 
 local errand = require "obatch.errand"
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local journal = require "obatch.journal"
 local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
-local records = require "obatch.records"
+local progress = require "obatch.progress"
 local sidecar = require "obatch.sidecar"
 local text = require "obatch.text"
 local texts = require "obatch.texts"
 
 local mending = {}
+
+---@class obatch.mending.Job
+---@field dir string
 local Job = {}
 Job.__index = Job
 
@@ -40,8 +44,13 @@ local function may_write(folders, path, image_dir)
   return nil, message, code
 end
 
---- The labelled text of an image below image_dir, for which there is room when it comes back: nil and why
---- there is none, or why it cannot be read (ENOENT as a third value: it is gone).
+--- The labelled text of an image, for which there is room when it comes back.
+---@param image string
+---@param image_dir string  the folder that it is below
+---@param folders table     keeps what is known of folders, {} at first
+---@return string|nil content
+---@return string|nil message  why there is no room, or why it cannot be read
+---@return string|nil code     "ENOENT": it is gone
 function mending.read(image, image_dir, folders)
   local ok, message = may_write(folders, image, image_dir)
   if not ok then return nil, message end
@@ -56,8 +65,11 @@ function mending.read(image, image_dir, folders)
 end
 
 --- Removes the kept originals (IMAGE.txt.before) below a folder whose mended text is there: without it,
---- the original is the only text there is. tell(sentence) hears of the others. Returns how many were
---- removed, and how many files or folders were at fault.
+--- the original is the only text there is.
+---@param image_dir string
+---@param tell fun(sentence: string)  hears of the others
+---@return integer removed
+---@return integer faults   files or folders
 function mending.purge(image_dir, tell)
   local removed, faults = 0, 0
   for path, size, problem in fs.walk(image_dir, { ext = { [".txt.before"] = true } }) do
@@ -82,12 +94,148 @@ function mending.purge(image_dir, tell)
   return removed, faults
 end
 
+-- ---------------------------------------------------------------- what a reader has decided
+
+--- Why the label cannot be put on ("api") the text of an image, or be taken off ("text"); nil when it can.
+local function obstacle(image, kind, image_dir, folders)
+  local ok, message = may_write(folders, image, image_dir)
+  if not ok then return message end
+  local target, before = sidecar.text_path(image), sidecar.before_path(image)
+  local there = fs.lstat(target)
+  if kind == "text" and there and not (there.type == "file" and sidecar.is_blank(image)) then
+    return text.printable(target) .. " is there, too: remove one of the two"
+  elseif kind == "api" and fs.lstat(sidecar.label_path(image)) then
+    return text.printable(sidecar.label_path(image)) .. " is there, too: remove one of the two"
+  elseif kind == "api" and fs.lstat(before) then
+    return text.printable(before) .. " is in the way: see to it, or run with --purge"
+  end
+end
+
+--- What a decision makes of a text: "api" or "text".
+local function kind_after(decision) return decision.decision == "accept" and "text" or "api" end
+
+--- The sidecars of a survey that each decision is about, by the path of the image, else by its custom_id:
+--- decision -> list of items.
+local function find_items(survey, list)
+  local by_path, by_id, found, is_open = {}, {}, {}, false
+  for _, decision in ipairs(list) do
+    if decision.path then by_path[image_record.real_path(decision.path)] = {} end
+  end
+  for _, item in ipairs(next(by_path) and survey.items or {}) do
+    local items = by_path[image_record.real_path(item.image)]
+    if items then items[#items + 1] = item end
+  end
+  for _, decision in ipairs(list) do
+    found[decision] = decision.path and by_path[image_record.real_path(decision.path)] or {}
+    if #found[decision] == 0 and decision.custom_id then by_id[decision.custom_id], is_open = {}, true end
+  end
+  local taken, last, id = {}, nil, nil
+  for _, item in ipairs(is_open and survey.items or {}) do
+    if item.image ~= last then last, id = item.image, image_record.custom_id(item.image, taken) end
+    if by_id[id] then table.insert(by_id[id], item) end
+  end
+  for _, decision in ipairs(list) do
+    if #found[decision] == 0 then found[decision] = by_id[decision.custom_id] or {} end
+  end
+  return found
+end
+
+--- Takes up a reader's decisions about the texts of a folder: those about a text as it is now become part of `kept`
+--- (obatch.decisions.beside), the others are told and left out. Writes nothing.
+---@param survey table      of texts.survey
+---@param list obatch.Decision[]
+---@param kept obatch.decisions.Beside
+---@param image_dir string
+---@param attempts fun(image: string, sha256: string): integer  answers about a text that were not good so far
+---@param log fun(line: string)
+---@return { accept: integer, reject: integer, left_out: integer }? counts
+---@return string|nil message
+---@return string|nil code
+function mending.decide(survey, list, kept, image_dir, attempts, log)
+  local counts, folders, found = { accept = 0, reject = 0, left_out = 0 }, {}, find_items(survey, list)
+  local note, finish = progress.notes(log)
+
+  --- Why a decision is not followed; nil when it is.
+  local function take(decision)
+    if #found[decision] == 0 then return "no text of an image below " .. text.printable(image_dir) end
+    if not decision.sha256 then return "it does not say about which text it is (sha256)" end
+    for _, item in ipairs(found[decision]) do
+      local content, message = texts.read(item.path)
+      if not content then return message end
+      if fs.sha256_text(content) == decision.sha256 then
+        local kind = kind_after(decision)
+        local problem = item.kind ~= kind and obstacle(item.image, kind, image_dir, folders)
+        if problem then return problem end
+        return nil, item.image
+      end
+    end
+    return "the text is another one now"
+  end
+
+  for _, decision in ipairs(list) do
+    local why, image = take(decision)
+    if image then
+      local ok, message, code = kept:add(image, decision, attempts(image, decision.sha256))
+      if not ok then return nil, message, code end
+      counts[decision.decision] = counts[decision.decision] + 1
+    else
+      counts.left_out = counts.left_out + 1
+      note("decisions that are not followed", "%s: %s: %s; not followed", decision.where,
+        text.printable(text.cut(decision.path or decision.custom_id, 300)), why)
+    end
+  end
+  finish()
+  return counts
+end
+
+--- Does what readers have decided about the texts of a folder, in this run or before: an accepted one loses its
+--- label, a rejected one gets it. The items of the survey are then of that kind, also when `is_dry`, where nothing is
+--- renamed. done(item) hears of each.
+---@param survey table
+---@param kept obatch.decisions.Beside
+---@param image_dir string
+---@param done fun(item: table)
+---@param tell fun(sentence: string)  hears of what cannot be done
+---@param is_dry? boolean
+---@return boolean? ok
+---@return string|nil message
+---@return string|nil code
+function mending.follow(survey, kept, image_dir, done, tell, is_dry)
+  local folders = {}
+  for _, item in ipairs(survey.items) do
+    local is_known, message, code = kept:knows(item.image)
+    if code then return nil, message, code end
+    local content = is_known and texts.read(item.path)
+    local decision = content and kept:about(item.image, content)
+    local kind = decision and kind_after(decision)
+    if kind and kind ~= item.kind then
+      local problem = obstacle(item.image, kind, image_dir, folders)
+      if problem then
+        tell(("%s: %s"):format(text.printable(item.path), problem))
+      else
+        local from, to = sidecar.text_path(item.image), sidecar.label_path(item.image)
+        if kind == "text" then from, to = to, from end
+        local ok = true
+        if not is_dry then ok, message, code = fs.rename(from, to) end
+        if not ok then return nil, message, code end
+        item.kind, item.path = kind, is_dry and from or to
+        done(item)
+      end
+    end
+  end
+  return true
+end
+
 -- ---------------------------------------------------------------- the job
 
 --- The labelled text of an image, by whatever way its folder was named.
-local function real_label(image) return text.to_utf8(records.real_path(sidecar.label_path(image))) end
+local function real_label(image) return text.to_utf8(image_record.real_path(sidecar.label_path(image))) end
 
---- Opens a job directory, which is made where it is not there. nil, message, CODE.
+--- Opens a job directory, which is made where it is not there.
+---@param dir string
+---@return obatch.mending.Job|nil job
+---@return string|nil message
+---@return string|nil code
 function mending.open(dir)
   local ok, message, code = fs.mkdir(dir)
   if not ok then return nil, message, code end
@@ -112,6 +260,7 @@ end
 Job.__close = Job.close
 
 --- Counts an attempt; a run that was stopped may have written its attempts twice.
+---@param attempt { path: string, sha256: string, run: string, reason: string }
 function Job:remember(attempt)
   local key = attempt.path .. "\0" .. attempt.sha256
   local past = self.past[key] or { count = 0, runs = {} }
@@ -122,6 +271,10 @@ end
 
 --- How many answers about the labelled text of an image were not good, and what was wrong with the last
 --- one. Another text begins anew.
+---@param image string
+---@param sha256 string
+---@return integer count
+---@return string|nil reason
 function Job:attempts(image, sha256)
   local past = self.past[real_label(image) .. "\0" .. sha256]
   return past and past.count or 0, past and past.reason
@@ -134,17 +287,23 @@ local function with_ids(run)
   return run
 end
 
---- The run that was begun and is not at its end. nil when there is none; nil, message, CODE.
+--- The run that was begun and is not at its end; nil alone when there is none.
+---@return obatch.Errand|nil run  with .by_id, custom_id -> item
+---@return string|nil message
+---@return string|nil code
 function Job:unfinished()
   local run, message, code = errand.unfinished(self.dir, "run")
   if not run then return nil, message, code end
   return with_ids(run)
 end
 
---- Begins a run. compose(writer) puts its requests into a jsonl writer and returns their items: tables
---- with .custom_id, .path (of the image), .image_dir, .sha256 (of the labelled text), .texts and .median
---- (as in texts.survey); or nil, message, CODE. Returns the run, nil when there are no requests, or nil,
---- message, CODE. Nothing is on its way before the run is returned.
+--- Begins a run. Nothing is on its way before it is returned; nil alone when there are no requests. The items that
+--- compose returns have custom_id, path (of the image), image_dir, sha256 (of the labelled text), texts and median (as
+--- in texts.survey).
+---@param compose fun(writer: obatch.jsonl.Writer): table[]?, string?, string?  puts the requests into the writer
+---@return obatch.Errand|nil run
+---@return string|nil message
+---@return string|nil code
 function Job:begin(compose)
   local run, message, code = errand.begin(self.dir, "run", function(writer)
     local items, problem, reason = compose(writer)
@@ -197,9 +356,13 @@ local function failures_in(dir)
   return found
 end
 
---- Puts what the loop has brought in its place. mend(answer) -> the text to be written. Returns a list of
---- { item=, good = true } or { item=, reason=, counted= } (counted: an answer was received and is not
---- good), one for each item; or nil, message, CODE: the same call does the rest.
+--- Puts what the loop has brought in its place. Each end has its item, and is good, or has a reason; counted: an answer
+--- was received and is not good. After a failure the same call does the rest.
+---@param run obatch.Errand
+---@param mend fun(answer: string): string  the text to be written
+---@return { item: table, good?: boolean, reason?: string, counted?: boolean, class?: string }[]|nil ends
+---@return string|nil message
+---@return string|nil code
 function mending.store(run, mend)
   local answers <close>, message, code = jsonl.index(run.dir .. "/final_results.jsonl", "/custom_id")
   if not answers then return nil, message, code end
@@ -231,8 +394,12 @@ function mending.store(run, mend)
   return ends
 end
 
---- Ends a run whose `ends` (of store) are all in their place, and counts the attempts. true | nil, message,
---- CODE.
+--- Ends a run whose `ends` (of store) are all in their place, and counts the attempts.
+---@param run obatch.Errand
+---@param ends table[]
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Job:complete(run, ends)
   for _, one in ipairs(ends) do
     if one.counted then

@@ -5,10 +5,14 @@
 -- has run nothing and counts for nothing.
 
 local meter = {}
+
+---@class obatch.Meter
+---@field beside obatch.Meter[]|nil  of jobs that share a budget with this one
 local Meter = {}
 Meter.__index = Meter
 
---- `waiting` gives the parts of the store, of which those without a batch are still to be submitted.
+---@param waiting fun(): table[]  the parts of the store, of which those without a batch are still to be submitted
+---@return obatch.Meter meter
 function meter.new(waiting)
   return setmetatable({
     waiting = waiting,
@@ -31,6 +35,8 @@ local function close(sums, entry)
 end
 
 --- Takes in an event of `part`, before it changes the part.
+---@param part table
+---@param event table
 function Meter:apply(part, event)
   local kind = event.event
   if kind == "created" then
@@ -60,8 +66,11 @@ function Meter:apply(part, event)
   end
 end
 
---- By what estimates for a model are to be multiplied, input and output: what the service counted over what
+--- By what estimates for a model are to be multiplied: what the service counted over what
 --- was estimated, in all batches of which every request was answered. 1, 1 where nothing is known.
+---@param model string
+---@return number input
+---@return number output
 function Meter:factors(model)
   local sums = self.sums[model] or NOTHING
   local function factor(counted, estimated) return counted > 0 and estimated > 0 and counted / estimated or 1 end
@@ -70,25 +79,33 @@ end
 
 --- The same for enqueued tokens. What the service holds against its limit is an estimate of its own, often above
 --- what it counts in the end: such counts only ever raise ours.
+---@param model string
+---@return number factor
 function Meter:enqueuing_factor(model) return math.max(1, (self:factors(model))) end
 
 --- The tokens that a part enqueues: its estimate, calibrated.
+---@param part table
+---@return number tokens
 function Meter:tokens_of(part) return estimate_in(part) * self:enqueuing_factor(part.model) end
 
 --- The tokens that batches with this model have enqueued and not released, calibrated.
+---@param model string
+---@return number tokens
 function Meter:enqueued(model) return (self.sums[model] or NOTHING).open * self:enqueuing_factor(model) end
 
 --- What is submitted from here on is of this run.
 function Meter:begin_run() self.run_mark = self:mark() end
 
 --- A point in what was submitted, for spent{ mark = }.
+---@return integer mark
 function Meter:mark() return #self.entries end
 
---- What was submitted since { mark = } or { time = Unix seconds }, and what is planned and waits for its batch: a
---- list of { model, requests, tokens_in, tokens_out }, one for each batch. Tokens are what the service counted
---- where the batch has ended, else the estimates, calibrated. The meters in .beside, of jobs that share a
---- budget with this one, are asked by time: with a mark, { started = } says when the run began. One of which
---- begin_run() was called knows that better: a second may hold the end of one run and the begin of the next.
+--- What was submitted since then, and what is planned and waits for its batch, for each batch. Tokens are what the
+--- service counted where the batch has ended, else the estimates, calibrated. The meters in .beside are asked by time:
+--- with a mark, `started` says when the run began. One of which begin_run() was called knows that better: a second may
+--- hold the end of one run and the begin of the next.
+---@param since { mark?: integer, time?: number, started?: number }  a mark, or Unix seconds
+---@return { model: string, requests: integer, tokens_in: number, tokens_out: number }[] list
 function Meter:spent(since)
   local list = {}
   local function add(model, requests, tokens_in, tokens_out, usage)

@@ -48,6 +48,8 @@ local TRANSIENT = { server_error = true, request_timeout = true, rate_limit_exce
 local PASSING = { [408] = true, [409] = true, [429] = true }
 
 --- Whether an API error object says that the account cannot pay: its code, else its type.
+---@param failure table
+---@return boolean
 function outcome.is_quota(failure)
   return QUOTA[failure.code] or QUOTA[failure.type] or false
 end
@@ -131,32 +133,49 @@ local function read_answer(record)
   return found[1] and table.concat(found), found.refusal
 end
 
-local function tokens(record)
+--- The tokens in and out of a record of jsonl.scan with the four fields of outcome.FIELDS that count them; 0 where
+--- the service did not.
+---@param record table
+---@return integer tokens_in
+---@return integer tokens_out
+function outcome.tokens(record)
   local function count(a, b) return math.tointeger(tonumber(a)) or math.tointeger(tonumber(b)) or 0 end
   return count(record.prompt_tokens, record.input_tokens), count(record.completion_tokens, record.output_tokens)
 end
 
 --- The text of a stored result line, whatever it was worth; nil when it holds none.
+---@param line string
+---@return string|nil text
 function outcome.text(line)
   local content, output = json.get(line, outcome.FIELDS.content), json.get(line, outcome.FIELDS.output)
   return (read_answer { content = content, output = output })
 end
 
---- The answer of a stored line that was judged valid: the text asked for (for JSON: unwrapped), and
---- the steps that unwrapping took, a list of words.
+--- The answer of a stored line that was judged valid: the text asked for (for JSON: unwrapped).
+---@param line string
+---@param policy table
+---@return string|nil answer
+---@return string[]|string steps  that unwrapping took, in words; with nil, why there is no answer
 function outcome.answer(line, policy)
   local answer = outcome.text(line)
   if policy.expect == "json" then return text.find_json(answer, policy.repair) end
   return answer, {}
 end
 
---- Judges one record of jsonl.scan(path, outcome.FIELDS) by a policy. Returns a table:
----   class, reason              reason is nil for "valid"
----   blank                      for "truncated": whether it was cut off before any text came
----   tokens_in, tokens_out      as the service counted them, 0 when it did not
+---@class obatch.Outcome
+---@field class string        one of CLASSES
+---@field reason? string      nil for "valid"
+---@field blank? boolean      of "truncated": whether it was cut off before any text came
+---@field tokens_in integer   as the service counted them, 0 when it did not
+---@field tokens_out integer
+
+--- Judges a result line by a policy.
+---@param record obatch.jsonl.Record  of jsonl.scan(path, outcome.FIELDS)
+---@param policy table
+---@return obatch.Outcome outcome
 function outcome.judge(record, policy)
   local result = {}
-  result.tokens_in, result.tokens_out = tokens(record)
+  result.tokens_in, result.tokens_out = outcome.tokens(record)
   local function is(class, reason)
     result.class, result.reason = class, reason
     return result
@@ -200,6 +219,34 @@ function outcome.judge(record, policy)
     if not ok then return is("invalid", message or "refused by the policy's accept()") end
   end
   return is("valid")
+end
+
+--- Judges one result line, as it was received, by a policy. nil, message when it is not JSON.
+---@param line string
+---@param policy table
+---@return { class: string, reason: string?, tokens_in: integer, tokens_out: integer }?
+---@return string? message
+function outcome.judge_line(line, policy)
+  local ok, message = json.check(line)
+  if not ok then return nil, message end
+  local record = {}
+  for name, pointer in pairs(outcome.FIELDS) do
+    local value, problem = json.get(line, pointer)
+    record[name] = value
+    if problem then
+      record.spoiled = record.spoiled or {}
+      record.spoiled[name] = problem
+    end
+  end
+  return outcome.judge(record, policy)
+end
+
+--- Why a request has no line at all, by its class: "missing", "expired" or "cancelled".
+---@param class string
+---@return string
+function outcome.absence(class)
+  return class == "missing" and "in neither the output nor the error file"
+    or ("its batch was %s before the request ran"):format(class)
 end
 
 return outcome

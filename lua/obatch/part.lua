@@ -94,15 +94,22 @@ function apply.deleted(self)
   self.deleted = true
 end
 
---- Changes a part by one event; false when the event is none of a part's.
+--- Changes a part by one event.
+---@param self table
+---@param event table
+---@return boolean is_mine  false when the event is none of a part's
 function part.apply(self, event)
   local change = apply[event.event]
   if change then change(self, event) end
   return change ~= nil
 end
 
---- A new part for requests of an old one, which are in `file`; `facts` are those of its writer. Its tokens are
---- estimated by its share of the bytes.
+--- A new part for requests of an old one. Its tokens are estimated by its share of the bytes.
+---@param self table
+---@param number integer
+---@param file string  where the requests are
+---@param facts { lines: integer, bytes: integer, sha256: string }  of its writer
+---@return table part
 function part.successor(self, number, file, facts)
   local share = facts.bytes / self.bytes
   return { part = number, file = file, endpoint = self.endpoint, model = self.model, lines = facts.lines,
@@ -110,9 +117,15 @@ function part.successor(self, number, file, facts)
     tokens_out = (self.tokens_out or 0) * share // 1 | 0 }
 end
 
---- Writes the lines of a part's request file at `path` into `pieces` files, in their order. place(i) gives the
---- i-th one's path and its part's number. Returns what is planned with them: a list of parts, which have been
---- refused before. nil, message, CODE.
+--- Writes the lines of a part's request file into several files, in their order. What is planned with them are parts
+--- that have been refused before.
+---@param path string
+---@param self table
+---@param pieces integer
+---@param place fun(i: integer): string, integer  the i-th file's path and its part's number
+---@return table[]|nil parts
+---@return string|nil message
+---@return string|nil code
 function part.split_file(path, self, pieces, place)
   local reader <close>, message, code = jsonl.open(path, { max_line = MAX_LINE })
   if not reader then return nil, message, code end
@@ -139,8 +152,11 @@ function part.split_file(path, self, pieces, place)
   return successors
 end
 
---- Which of the downloaded files of a part, in the folder `dir`, is not as it was downloaded: its path, or nil
---- when all are. What an older journal does not know is only looked for.
+--- Which of the downloaded files of a part is not as it was downloaded. What an older journal does not know is only
+--- looked for.
+---@param self table
+---@param dir string  the folder of the files
+---@return string|nil path
 function part.damaged_file(self, dir)
   for _, name in ipairs(self.files or {}) do
     name = name:match("[^/]*$")
@@ -151,16 +167,22 @@ function part.damaged_file(self, dir)
 end
 
 --- Whether nothing of a part has left this machine, so that it may as well be planned anew.
+---@param self table
+---@return boolean
 function part.is_untouched(self)
   return not (self.adopted or self.file_id or self.batch_id or self.done or self.upload_doubt or self.requeued)
 end
 
 --- Whether a part is planned and certainly has no batch, though its file may be uploaded.
+---@param self table
+---@return boolean
 function part.is_unsent(self)
   return not (self.adopted or self.batch_id or self.done or self.upload_doubt or self.create_doubt)
 end
 
 --- Ids come from the service; what is not safe in a file name becomes %XX.
+---@param id string
+---@return string name
 function part.file_name(id)
   return (id:gsub("[^%w_-]", function(char) return ("%%%02X"):format(char:byte()) end))
 end

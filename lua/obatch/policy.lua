@@ -48,20 +48,25 @@ local policy = {
   gone_batches = "stop",
 }
 
---- The prompt that follows a bad answer. `item.reason` says what is wrong with it; the rest of
---- `item` is as below.
+--- The prompt that follows a bad answer.
+---@param item obatch.policy.Item  its reason says what is wrong with the answer
+---@return string prompt
 function policy.feedback(item)
   return ("Your previous answer could not be used: %s. Answer the original request again. "
-    .. "Return only %s, with nothing before or after it."):format(
-    item.reason, policy.expect == "json" and "the complete, valid JSON" or "the text that was asked for")
+    .. "Return only %s, with nothing before or after it."):format((item.reason:gsub("[%s.]+$", "")),
+    policy.expect == "json" and "the complete, valid JSON" or "the text that was asked for")
 end
 
---- What becomes of a request that has no good answer yet: "resend" or "give_up".
---- item.class      the class of its last outcome (see obatch.outcome)
---- item.reason     why, in words
---- item.counts     how many outcomes of each class it has had: item.counts.invalid, ...
---- item.attempts   all of them, without expired and cancelled ones
---- item.custom_id  which request it is
+---@class obatch.policy.Item
+---@field custom_id string   which request it is
+---@field class string       of its last outcome (see obatch.outcome)
+---@field reason string      why, in words
+---@field counts table<string, integer>  how many outcomes of each class it has had: item.counts.invalid, ...
+---@field attempts integer   all of them, without expired and cancelled ones
+
+--- What becomes of a request that has no good answer yet.
+---@param item obatch.policy.Item
+---@return "resend"|"give_up" action
 function policy.action(item)
   local limit = policy.attempts[item.class]
   if item.class == "refused" and policy.refused_model then limit = limit + 1 end
@@ -150,7 +155,10 @@ local function check(rules)
   return true
 end
 
---- Reads a policy file (nil: the rules as they stand). Returns the policy, or nil and what is wrong.
+--- Reads a policy file.
+---@param path? string  nil: the rules as they stand
+---@return table|nil policy
+---@return string|nil message
 function policy.load(path)
   local rules = policy
   if path then

@@ -8,6 +8,8 @@
 local term = require "obatch.term"
 
 local queue = {}
+
+---@class obatch.Queue
 local Queue = {}
 Queue.__index = Queue
 
@@ -23,7 +25,10 @@ local ALONE_FOR, ALONE_FOR_SMALL = 3600, 25 * 3600
 --- A batch that is split is cut so that by the estimate its pieces leave this share of the limit free.
 local MARGIN = 0.1
 
---- `store` as in obatch.submission. Pauses begin with `poll_wait` seconds.
+---@param store table       as in obatch.submission
+---@param poll_wait number  seconds with which pauses begin
+---@param log fun(line: string)
+---@return obatch.Queue queue
 function queue.new(store, poll_wait, log)
   return setmetatable({ store = store, poll_wait = poll_wait, log = log,
     ended_count = 0, -- batches of ours that have ended, and made room
@@ -33,6 +38,8 @@ function queue.new(store, poll_wait, log)
 end
 
 --- Whether a part's batch may be in flight: it exists, and is not known to have ended.
+---@param part table
+---@return boolean
 function queue.is_flying(part) return part.batch_id ~= nil and not part.done and not part.lost end
 
 --- Whether the service has let a batch in: until then, it may still be refused.
@@ -67,6 +74,8 @@ local function is_in_line(self, part)
 end
 
 --- Whether a part may be submitted now.
+---@param part table
+---@return boolean
 function Queue:is_due(part)
   if part.done or part.batch_id then return false end
   local wait = part.queued
@@ -78,11 +87,17 @@ function Queue:is_due(part)
   return has_room(self, part) and not is_in_line(self, part)
 end
 
---- The pause before the k-th time that something is tried again, in seconds.
+--- The pause before the k-th time that something is tried again.
+---@param k integer
+---@return number seconds
 function Queue:pause_before(k) return math.min(MAX_PAUSE, math.max(1, self.poll_wait) * 2 ^ math.min(k, 16)) end
 
---- Puts a part back for so many seconds. With `for_room`, as long as batches of ours with its model are
---- running, it waits for one of them to end instead.
+--- Puts a part back for a while.
+---@param part table
+---@param why string
+---@param seconds number
+---@param for_room? boolean  as long as batches of ours with its model are running, wait for one of them to end instead
+---@return true
 function Queue:put_back(part, why, seconds, for_room)
   part.queued = { after_end = for_room and self.ended_count or nil, at = term.clock() + seconds }
   self.log(("part %d waits to be submitted again: %s"):format(part.part, why))
@@ -90,6 +105,9 @@ function Queue:put_back(part, why, seconds, for_room)
 end
 
 --- Calls create(), which creates the part's batch; until it returns, the part's tokens count as enqueued.
+---@param part table
+---@param create fun(): any
+---@return any created  what it returned
 function Queue:create(part, create)
   self.creating[part] = self.store.meter:tokens_of(part)
   part.ended_before = self.ended_count
@@ -102,9 +120,11 @@ end
 --- wait would wake each other for ever.)
 function Queue:batch_ended() self.ended_count = self.ended_count + 1 end
 
---- The service had no room for the tokens of a part, which has no batch any more. Puts it back and returns nil;
---- or returns into how many parts its requests must be split, because it can never fit (1: it is a single
---- request, and hopeless).
+--- The service had no room for the tokens of a part, which has no batch any more. Puts it back; or says into how many
+--- parts its requests must be split, because it can never fit (1: it is a single request, and hopeless).
+---@param part table
+---@param why string
+---@return integer|nil pieces
 function Queue:no_room(part, why)
   if any(self, part.model, is_running) then
     if has_room(self, part) then self.strained[part.model] = true end

@@ -9,13 +9,10 @@
 --   BATCH_DIR/lock                      one process at a time
 --   OUTPUT_DIR/<batch id>.jsonl         what a batch gave back, and <batch id>_errors.jsonl
 --
--- A record says which images a batch holds: { batch =, image_dir =, root = (image_dir's real path), run =,
--- part =, request = { endpoint, model, detail, max_tokens, prompt }, items = { { custom_id, path, bytes,
--- sha256, prompt_sha256, attempt, fields, replaces }, ... } }, items in the order of the request lines. An
--- image that is in a record here is on its way and must not be sent again. Records of earlier scripts
--- hold something else; only their name counts.
+-- An image that is in a record here (see obatch.image_record) is on its way and must not be sent again.
 
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local journal = require "obatch.journal"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
@@ -25,126 +22,11 @@ local part_events = require "obatch.part"
 local text = require "obatch.text"
 
 local records = {}
+
+---@class obatch.Shelf
+---@field parts table[]  those not completed yet, oldest first
 local Shelf = {}
 Shelf.__index = Shelf
-
--- ---------------------------------------------------------------- records on disk
-
---- A path as JSON can hold it: one that is not UTF-8 becomes { hex = its bytes in hexadecimal digits }.
-function records.encode_path(path)
-  if utf8.len(path) then return path end
-  return { hex = (path:gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)) }
-end
-
-function records.decode_path(value)
-  if type(value) ~= "table" then return value end
-  return (value.hex:gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end))
-end
-
-local PATHS = { "path", "image_dir", "root" }
-
---- A copy of a table with its paths as JSON can hold them.
-function records.with_paths(entry)
-  local copy = {}
-  for key, value in pairs(entry) do copy[key] = value end
-  for _, key in ipairs(PATHS) do copy[key] = copy[key] and records.encode_path(copy[key]) end
-  return copy
-end
-
---- Back again, in place.
-function records.restore_paths(entry)
-  for _, key in ipairs(PATHS) do entry[key] = records.decode_path(entry[key]) end
-  return entry
-end
-
---- The text of a record: what is short on lines of its own, an item a line.
-local function encode_record(record, batch_text)
-  local lines = { "{" }
-  if batch_text then lines[#lines + 1] = ('"batch": %s,'):format(batch_text) end
-  local head = records.with_paths(record)
-  for _, key in ipairs { "previous", "image_dir", "root", "run", "part", "request" } do
-    if head[key] ~= nil then lines[#lines + 1] = ('"%s": %s,'):format(key, json.encode(head[key])) end
-  end
-  lines[#lines + 1] = '"items": ['
-  for i, item in ipairs(record.items) do
-    lines[#lines + 1] = json.encode(records.with_paths(item)) .. (i < #record.items and "," or "")
-  end
-  lines[#lines + 1] = "]}\n"
-  return table.concat(lines, "\n")
-end
-
---- Whether a value is a path, as encode_path makes it.
-local function is_path(value)
-  if type(value) == "table" then
-    local digits = value.hex
-    if type(digits) ~= "string" or digits:find("%X") or #digits % 2 == 1 then return false end
-    value = records.decode_path(value)
-  end
-  return type(value) == "string" and not value:find("\0", 1, true)
-end
-
---- What else an item may hold, and the type of that.
-local OF_AN_ITEM = { bytes = "number", sha256 = "string", prompt_sha256 = "string", attempt = "number",
-  replaces = "string", fields = "table", origin = "string", texts = "number", median = "number", shortest = "number" }
-
---- Whether a value from a file is a list of items: anybody may have written it.
-function records.are_items(items)
-  if not json.is_array(items) then return false end
-  for _, item in ipairs(items) do
-    if type(item) ~= "table" or type(item.custom_id) ~= "string" or not is_path(item.path)
-      or item.image_dir ~= nil and not is_path(item.image_dir) then return false end
-    for key, kind in pairs(OF_AN_ITEM) do
-      if item[key] ~= nil and type(item[key]) ~= kind then return false end
-    end
-  end
-  return true
-end
-
---- Whether a file's JSON is a record of ours.
-local function is_record(record)
-  return type(record) == "table" and is_path(record.image_dir) and (record.root == nil or is_path(record.root))
-    and (record.request == nil or type(record.request) == "table") and records.are_items(record.items)
-end
-
---- A record from a file: a table with .items, or without when an earlier script wrote it (.previous
---- is then its text). nil, message, CODE.
-local function read_record(path)
-  local content, message, code = fs.read(path)
-  if not content then return nil, message, code end
-  local record = json.decode(content)
-  if not is_record(record) then return { previous = text.printable(content), image_dir = "" } end
-  records.restore_paths(record)
-  for _, item in ipairs(record.items) do records.restore_paths(item) end
-  record.batch_text = json.raw(content, "/batch")
-  return record
-end
-
---- The custom_id of an image: its path with "/" and "\" as "|", and bytes that are not UTF-8 as %XX.
---- Where that is taken (a name may hold a "|" of its own), "~2", "~3" ... follows: `taken` is a set of
---- custom_ids, to which this one is added.
-function records.custom_id(path, taken)
-  local id = text.to_utf8(path:gsub("[/\\]", "|"))
-  local unique, n = id, 1
-  while taken[unique] do
-    n = n + 1
-    unique = ("%s~%d"):format(id, n)
-  end
-  taken[unique] = true
-  return unique
-end
-
-local last_folder, last_real
-
---- The path from the root, without links in its folders, by which an image is the same one whatever
---- way it was named; the path itself when its folder is gone.
-function records.real_path(path)
-  local folder, name = path:match("^(.*/)([^/]*)$")
-  if not folder then folder, name = ".", path end
-  if folder ~= last_folder then
-    last_folder, last_real = folder, fs.absolute(folder)
-  end
-  return last_real and last_real:gsub("/$", "") .. "/" .. name or path
-end
 
 -- ---------------------------------------------------------------- events
 
@@ -201,7 +83,11 @@ local function apply_event(self, event)
   end
 end
 
---- Makes an event durable, then applies it. true | nil, message, CODE.
+--- Makes an event durable, then applies it.
+---@param event table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:event(event)
   local ok, message, code = self.journal:record(event)
   if not ok then return nil, message, code end
@@ -211,11 +97,21 @@ end
 
 -- ---------------------------------------------------------------- opening
 
+---@param name string
+---@return string path
 function Shelf:path(name) return self.batch_dir .. "/" .. name end
+
+---@param id string  of a batch
+---@return string path
 function Shelf:record_path(id) return self:path(part_events.file_name(id) .. ".txt") end
+
+---@param id string
+---@return string path
 function Shelf:completed_path(id) return self.completed_dir .. "/" .. part_events.file_name(id) .. ".txt" end
 
 --- Where a part's record is now; nil when nobody knows.
+---@param part table
+---@return string|nil path
 function Shelf:whereabouts(part)
   for _, path in ipairs { part.batch_id and self:record_path(part.batch_id) or false,
     part.file and self:path(part.file:gsub("%.jsonl$", ".record")) or false,
@@ -250,6 +146,8 @@ local function tidy(self)
 end
 
 --- Whether a file's name can be that of a batch's record, as all tools name them.
+---@param name string
+---@return boolean
 function records.is_name(name) return name:find("^batch[_-][%w_-]+%.txt$") ~= nil end
 
 --- Takes over the records that another tool has written.
@@ -278,10 +176,18 @@ local function adopt(self)
   return true
 end
 
---- Opens a batch folder, and makes it where it is missing. Options: batch_dir, completed_dir, log(line);
---- output_dir, without which nothing can be harvested; description, for the metadata of new batches.
---- Returns the shelf, whose .parts are those not completed yet, oldest first; or nil, message, CODE
---- (LOCKED, DAMAGED, or what the disk says).
+---@class obatch.records.Options
+---@field batch_dir string
+---@field completed_dir string
+---@field log fun(line: string)
+---@field output_dir? string   without it nothing can be harvested
+---@field description? string  for the metadata of new batches
+
+--- Opens a batch folder, and makes it where it is missing.
+---@param options obatch.records.Options
+---@return obatch.Shelf|nil shelf
+---@return string|nil message
+---@return string|nil code  "LOCKED", "DAMAGED", or what the disk says
 function records.open(options)
   for _, key in ipairs { "batch_dir", "completed_dir", "output_dir" } do
     local ok, message, code = true, nil, nil
@@ -324,17 +230,25 @@ Shelf.__close = Shelf.close
 -- ---------------------------------------------------------------- what is sent
 
 --- The number that the next part will have, and the path of its request file.
+---@param base string
+---@return integer number
+---@return string path
 function Shelf:next_part(base)
   local number = (self.last_part or 0) + 1
   return number, self:path(("%s_%04d.jsonl"):format(base, number))
 end
 
---- Takes in a request file that is whole: `facts` are those of its writer's commit(), `record` is as
---- above (.image_dir, .request, .items). Returns the part, which is then to be submitted.
+--- Takes in a request file that is whole.
+---@param base string
+---@param facts { lines: integer, bytes: integer, sha256: string }  those of its writer's commit()
+---@param record table  as above (.image_dir, .request, .items)
+---@return table|nil part  which is then to be submitted
+---@return string|nil message
+---@return string|nil code
 function Shelf:plan(base, facts, record)
   local number, path = self:next_part(base)
   record.run, record.part = self.run, number
-  local ok, message, code = fs.write(path:gsub("%.jsonl$", ".record"), encode_record(record))
+  local ok, message, code = fs.write(path:gsub("%.jsonl$", ".record"), image_record.encode(record))
   if not ok then return nil, message, code end
   ok, message, code = self:event { event = "planned", planned = { part = number, file = path:match("[^/]*$"),
     endpoint = record.request.endpoint, model = record.request.model, lines = facts.lines, bytes = facts.bytes,
@@ -343,21 +257,32 @@ function Shelf:plan(base, facts, record)
   return find_part(self, number)
 end
 
+---@param part table
+---@param event table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:record(part, event)
   event.part = part.part
   return self:event(event)
 end
 
 --- The request file is deleted once its batch exists.
+---@param part table
+---@return string path
 function Shelf:request_path(part)
   local path = part.file and self:path(part.file)
   return path and fs.stat(path) and path or nil
 end
 
+---@param part table
+---@return string name
 function Shelf:upload_name(part)
   return ("%s-%d-%s.jsonl"):format(self.run, part.part, part.sha256:sub(1, 12))
 end
 
+---@param part table
+---@return table<string, string> tag
 function Shelf:tag(part)
   local tag = { obatch_run = self.run, obatch_part = tostring(part.part) }
   if self.description then tag.description = self.description end
@@ -372,18 +297,28 @@ end
 
 --- Writes the record of a part under its batch's name, from where it was, and removes the old one. The
 --- requests go with it.
+---@param part table
+---@param from string
+---@param batch table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:store_record(part, from, batch)
-  local record, message, code = read_record(from)
+  local record, message, code = image_record.load(from)
   if not record then return nil, message, code end
   local target = self:record_path(part.batch_id)
   local batch_text = text_of(batch) or record.batch_text or json.encode { id = part.batch_id }
   local ok
-  ok, message, code = fs.write(target, encode_record(record, batch_text))
+  ok, message, code = fs.write(target, image_record.encode(record, batch_text))
   if not ok then return nil, message, code end
   return self:remove_leftovers(part)
 end
 
 --- Once a batch has its record, its requests go, and what the record was before.
+---@param part table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:remove_leftovers(part)
   local paths = {}
   if part.file then paths = { self:path(part.file), self:path(part.file:gsub("%.jsonl$", ".record")) } end
@@ -395,15 +330,21 @@ function Shelf:remove_leftovers(part)
   return true
 end
 
---- A part's requests, and its images, become `pieces` new parts. Where its request file is not kept any more,
---- the service still has it. true | nil, message, CODE.
+--- A part's requests, and its images, become new parts. Where its request file is not kept any more,
+--- the service still has it.
+---@param part table
+---@param pieces integer
+---@param api table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:split(part, pieces, api)
   local path = self:path(part.file)
   local ok, message, code = true, nil, nil
   if not fs.stat(path) then ok, message, code = api:download(part.file_id, path) end
   if not ok then return nil, message, code end
   local record
-  record, message, code = read_record(self:whereabouts(part))
+  record, message, code = image_record.load(self:whereabouts(part))
   if not record then return nil, message, code end
   local base = part.file:match("^(.*)_%d+%.jsonl$")
   local successors
@@ -418,7 +359,7 @@ function Shelf:split(part, pieces, api)
       request = record.request, items = table.move(record.items, taken + 1, taken + successor.lines, 1, {}) }
     taken = taken + successor.lines
     successor.previous_id = part.batch_id or part.previous_id -- whose record goes when there is a new one
-    ok, message, code = fs.write(self:path(successor.file:gsub("%.jsonl$", ".record")), encode_record(piece))
+    ok, message, code = fs.write(self:path(successor.file:gsub("%.jsonl$", ".record")), image_record.encode(piece))
     if not ok then return nil, message, code end
   end
   ok, message, code = self:event { event = "split", part = part.part, batch_id = part.batch_id,
@@ -429,6 +370,10 @@ end
 
 --- Takes back a part of which the service has refused the requests or the batch: nothing of it is there,
 --- and its images are free again.
+---@param part table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:withdraw(part)
   -- In this order: a part that is stopped in between is still there, and taken back again.
   local ok, message, code = self:remove_leftovers(part)
@@ -439,6 +384,11 @@ end
 Shelf.take_back = Shelf.withdraw
 
 --- Notes that a part's batch exists, and writes its record.
+---@param part table
+---@param batch table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:created(part, batch)
   local ok, message, code = self:event { event = "created", part = part.part, batch_id = batch.id }
   if not ok then return nil, message, code end
@@ -447,12 +397,17 @@ end
 
 -- ---------------------------------------------------------------- what came back
 
+---@param part table
+---@param kind "output"|"error"
+---@return string path
 function Shelf:download_path(part, kind)
   return ("%s/%s%s.jsonl"):format(self.output_dir, part_events.file_name(part.batch_id),
     kind == "error" and "_errors" or "")
 end
 
 --- What an earlier script has downloaded, of a batch that the service has forgotten since.
+---@param part table
+---@return string|nil path
 function Shelf:kept_results(part)
   local path = self:download_path(part, "output")
   return fs.stat(path) and json.array { path:match("[^/]*$") } or nil
@@ -460,8 +415,13 @@ end
 
 --- A batch that failed validation for some lines: those become result-like lines that say so. Nothing of
 --- it has run; the images of the other lines are free to be sent again.
+---@param part table
+---@param faults table<integer, table>
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:reject(part, faults)
-  local record, message, code = read_record(self:whereabouts(part))
+  local record, message, code = image_record.load(self:whereabouts(part))
   if not record then return nil, message, code end
   local name = part_events.file_name(part.batch_id or part.previous_id) .. "_rejected.jsonl"
   local writer <close>, problem, reason = jsonl.create(self.output_dir .. "/" .. name)
@@ -501,24 +461,17 @@ local function fetch_items(self, part, api)
   return items, batch
 end
 
---- Where upload was run from another folder, the paths as they were given name other images here, or
---- nothing: then they begin at the real path that the images' folder had.
-local function find_root(record)
-  local root, dir, first = record.root, record.image_dir, record.items and record.items[1]
-  if not root or root == dir or fs.absolute(dir) == root or not fs.stat(root) then return end
-  if first and first.sha256 and fs.sha256(first.path) == first.sha256 then return end -- moved here, or copied
-  for _, item in ipairs(record.items) do
-    if item.path:sub(1, #dir) == dir then item.path = root .. item.path:sub(#dir + 1) end
-  end
-  record.image_dir = root
-end
-
 --- Loads part.record. For the record of an earlier script that names no images, the service is asked
---- for them, once: .items stays nil where it no longer knows. true | nil, message, CODE.
+--- for them, once: .items stays nil where it no longer knows.
+---@param part table
+---@param api table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:load(part, api)
   local path = self:whereabouts(part)
   if not path then return nil, ("%s: the record is gone"):format(self:record_path(part.batch_id)), "ENOENT" end
-  local record, message, code = read_record(path)
+  local record, message, code = image_record.load(path)
   if not record then return nil, message, code end
   if not record.items then
     if not api then
@@ -531,25 +484,29 @@ function Shelf:load(part, api)
     if items then
       record.items = items
       local ok
-      ok, message, code = fs.write(path, encode_record(record, text_of(batch)))
+      ok, message, code = fs.write(path, image_record.encode(record, text_of(batch)))
       if not ok then return nil, message, code end
     end
   end
-  find_root(record)
+  image_record.find_root(record)
   part.record = record
   return true
 end
 
 --- Puts a part away whose answers are stored: its record, with the batch as it was last seen, moves
 --- to the completed ones.
+---@param part table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:complete(part)
   local from = self:whereabouts(part)
-  local record, message, code = read_record(from)
+  local record, message, code = image_record.load(from)
   if not record then return nil, message, code end
   local to = self:completed_path(part.batch_id or part.previous_id or part.file)
   local ok
   if record.items then
-    ok, message, code = fs.write(to, encode_record(record, text_of(part.seen) or record.batch_text))
+    ok, message, code = fs.write(to, image_record.encode(record, text_of(part.seen) or record.batch_text))
   else
     ok, message, code = fs.write(to, assert(fs.read(from)))
   end
@@ -562,10 +519,12 @@ end
 
 -- ---------------------------------------------------------------- what has no text
 
---- Goes through unresolved.jsonl: one entry for each image and batch that gave no text, oldest first:
---- { custom_id, path, batch, class, reason, action, attempts }.
-function Shelf:unresolved()
-  local path = self:path("unresolved.jsonl")
+--- Goes through the unresolved.jsonl of a batch folder: one entry for each image and batch that gave no text,
+--- oldest first: { custom_id, path, batch, class, reason, action, attempts }.
+---@param batch_dir string
+---@return fun(): table? next_entry
+function records.unresolved(batch_dir)
+  local path = batch_dir .. "/unresolved.jsonl"
   if not fs.stat(path) then return function() end end
   local reader = assert(jsonl.open(path))
   local next_line, state = reader:lines()
@@ -574,12 +533,21 @@ function Shelf:unresolved()
       local line = next_line(state)
       if not line then return nil end
       local entry = line.text and json.decode(line.text)
-      if type(entry) == "table" then return records.restore_paths(entry) end
+      if type(entry) == "table" then return image_record.restore_paths(entry) end
     end
   end
 end
 
+---@return any entries  see records.unresolved
+---@return string|nil message
+---@return string|nil code
+function Shelf:unresolved() return records.unresolved(self.batch_dir) end
+
 --- Adds entries of one batch to unresolved.jsonl, durably; those that are there already are not doubled.
+---@param entries table[]
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Shelf:note_unresolved(entries)
   if #entries == 0 then return true end
   local known, lines = {}, {}
@@ -588,7 +556,7 @@ function Shelf:note_unresolved(entries)
     if entry.batch == entries[1].batch then known[key(entry)] = true end
   end
   for _, entry in ipairs(entries) do
-    if not known[key(entry)] then lines[#lines + 1] = json.encode(records.with_paths(entry)) .. "\n" end
+    if not known[key(entry)] then lines[#lines + 1] = json.encode(image_record.with_paths(entry)) .. "\n" end
   end
   if #lines == 0 then return true end
   local file <close>, message, code = fs.append(self:path("unresolved.jsonl"))

@@ -54,6 +54,8 @@ end
 
 --- Whether a short text is a model's words and not a page's: one of its first two sentences, or a good part
 --- of it, says so.
+---@param content string
+---@return boolean|nil
 function refusal.found_in(content)
   local words = content:lower():gsub("\u{2019}", "'"):gsub("\n[ \t\r]*\n", "."):gsub("[ \t\r\n*_]+", " ")
   local n = 0

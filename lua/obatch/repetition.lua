@@ -9,9 +9,12 @@ local MAX_WORDS = 200000
 --- A word of more bytes than this is taken apart into characters: scripts without spaces, "ooooo...".
 repetition.LONG_WORD = 60
 
---- The words of a text: lists of their numbers (equal words have equal numbers) and of the byte
---- positions where they begin and end, and the list of words by number. Punctuation counts for
---- nothing.
+--- The words of a text. Punctuation counts for nothing.
+---@param content string
+---@return integer[] ids       the number of each word (equal words have equal numbers)
+---@return integer[] begins    the byte where it begins
+---@return integer[] ends
+---@return string[] words      by number
 function repetition.words_of(content)
   local ids, starts, stops, numbers, words = {}, {}, {}, {}, {}
   local n = 0
@@ -42,8 +45,10 @@ end
 local NOTICE = 3
 local BASE = 0x5851F42D4C957F2D
 
---- Calls visit(i, hash) for each run of k words, i being its last one. The hash is a polynomial,
---- modulo 2^64.
+--- Goes through the runs of k words. The hash is a polynomial, modulo 2^64.
+---@param ids integer[]
+---@param k integer
+---@param visit fun(i: integer, hash: integer)  i is the last word of the run
 function repetition.each_gram(ids, k, visit)
   local hash, drop = 0, 1
   for _ = 1, k do drop = drop * BASE end
@@ -54,8 +59,9 @@ function repetition.each_gram(ids, k, visit)
   end
 end
 
---- The stretches in which the same words come one time after the other: { first=, last=, period= },
---- in words, each at least twice the period.
+--- The stretches in which the same words come one time after the other, in words, each at least twice the period.
+---@param ids integer[]
+---@return { first: integer, last: integer, period: integer }[] stretches
 function repetition.stretches(ids)
   local found, last_at = {}, {}
   local period, first

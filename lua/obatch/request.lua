@@ -6,6 +6,7 @@
 local fs = require "obatch.fs"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
+local progress = require "obatch.progress"
 local text = require "obatch.text"
 
 local request = {}
@@ -68,11 +69,17 @@ local function faults_of(record, line_at, max_bytes)
   return faults
 end
 
---- Checks a whole request file before anything is spent. Returns a summary, or nil and the list of
---- all faults, each "path:line: what is wrong".
----   summary.requests, .bytes
----   summary.groups     list of { url=, model=, requests=, bytes=, batches= }: batches as
----                      max_requests and max_bytes cut them
+---@class obatch.request.Summary
+---@field requests integer
+---@field bytes integer
+---@field groups { url: string, model: string, requests: integer, bytes: integer, batches: integer }[]  as limits cut
+
+--- Checks a whole request file before anything is spent.
+---@param path string
+---@param max_requests integer  of a batch
+---@param max_bytes integer
+---@return obatch.request.Summary|nil summary
+---@return string[]|nil faults  all of them, each "path:line: what is wrong"
 function request.check_file(path, max_requests, max_bytes)
   local faults = {}
   local function fault(number, message) faults[#faults + 1] = ("%s:%d: %s"):format(path, number, message) end
@@ -91,7 +98,7 @@ function request.check_file(path, max_requests, max_bytes)
   local first_line = index.duplicates > 0 and {}
   local summary = { requests = 0, bytes = 0, groups = {} }
   local by_key = {}
-  for record in jsonl.scan(path, FIELDS) do
+  for record in progress.over(jsonl.scan(path, FIELDS), "checking", path) do
     if record.error then
       if not (has_mark and record.number == 1) then faults[#faults + 1] = record.error end
     else
@@ -127,12 +134,19 @@ function request.check_file(path, max_requests, max_bytes)
   return summary
 end
 
+---@class obatch.request.Question
+---@field custom_id string
+---@field model string
+---@field prompt string
+---@field endpoint "/v1/chat/completions"|"/v1/responses"
+---@field image? obatch.jsonl.Image
+---@field detail? string       nil: the service's default
+---@field max_tokens? integer  nil: the service's default
+
 --- A request about a text, an image, or both, as a value for jsonl's writer. The shapes are those of
 --- the images guide: https://platform.openai.com/docs/guides/images-vision.
----   custom_id, model, prompt    strings
----   endpoint                    "/v1/chat/completions" or "/v1/responses"
----   image                       jsonl.image(path), or nil
----   detail, max_tokens          nil: what the service's default is
+---@param what obatch.request.Question
+---@return table request
 function request.compose(what)
   local chat = what.endpoint ~= "/v1/responses"
   local content = json.array { { type = chat and "text" or "input_text", text = what.prompt } }
@@ -148,7 +162,9 @@ function request.compose(what)
   return { custom_id = what.custom_id, method = "POST", url = what.endpoint, body = body }
 end
 
---- The endpoint and the model of a line.
+---@param line string
+---@return string url    its endpoint
+---@return string model
 function request.group(line)
   return json.get(line, "/url"), json.get(line, "/body/model")
 end
@@ -165,8 +181,12 @@ local function token_limit(line)
 end
 
 --- The token limit for the next try of a request whose answer was truncated; nil when the policy's
---- cap leaves nothing to raise. `limit` is what the truncated try had (nil: what the line says),
---- `used` the tokens it spent.
+--- cap leaves nothing to raise.
+---@param line string
+---@param limit integer|nil  what the truncated try had; nil: what the line says
+---@param used integer       tokens that it spent
+---@param rule { factor: number, floor: integer, cap: integer }  policy.token_limit
+---@return integer|nil limit
 function request.raised_limit(line, limit, used, rule)
   if not limit then
     local _, own = token_limit(line)
@@ -178,7 +198,9 @@ function request.raised_limit(line, limit, used, rule)
 end
 
 --- The token limit in a line, or in what is left of one when its pictures are taken out, found without
---- reading it as JSON: for estimates. nil where there is none.
+--- reading it as JSON: for estimates.
+---@param line string
+---@return integer|nil limit
 function request.find_limit(line)
   local position = 1
   while true do
@@ -191,17 +213,27 @@ function request.find_limit(line)
   end
 end
 
+---@param line string
+---@param limit integer  tokens
+---@return string line
 function request.set_limit(line, limit)
   local name = token_limit(line)
   return assert(json.set(line, "/body/" .. name, tostring(limit)))
 end
 
+---@param line string
+---@param model string
+---@return string line
 function request.set_model(line, model)
   return assert(json.set(line, "/body/model", json.encode(model)))
 end
 
---- Continues the conversation with the model's bad answer (nil or blank: none; at most `max_answer`
---- bytes of it) and a prompt.
+--- Continues the conversation with the model's bad answer and a prompt.
+---@param line string
+---@param answer string|nil  nil or blank: none
+---@param prompt string
+---@param max_answer integer  bytes of the answer at most
+---@return string line
 function request.add_feedback(line, answer, prompt, max_answer)
   assert(type(prompt) == "string", "policy.feedback must return a string")
   local pointer = kind_of(json.get(line, "/url")).conversation

@@ -5,22 +5,32 @@
 
 local errand = require "obatch.errand"
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local part_names = require "obatch.part"
+local progress = require "obatch.progress"
 local prompt = require "obatch.prompt"
-local records = require "obatch.records"
 local request = require "obatch.request"
 local text = require "obatch.text"
 
 local resubmit = {}
 
---- The errand that is on its way; nil when there is none; nil, message, CODE.
+--- The errand that is on its way; nil alone when there is none.
+---@param batch_dir string
+---@return obatch.Errand|nil errand
+---@return string|nil message
+---@return string|nil code
 function resubmit.unfinished(batch_dir) return errand.unfinished(batch_dir, "resubmit") end
 
 --- The images that are on their way: a set of their real paths, and of the custom_ids in records of earlier
---- scripts. Its second value counts those in requests that are `unsubmitted`, and names a batch of which
---- nobody knows the images (`unknown`). nil, message, CODE when a record cannot be read.
+--- scripts. The facts: how many of them are in requests that are not submitted, and a batch of which nobody knows
+--- the images.
+---@param shelf obatch.Shelf
+---@param api table
+---@return table<string, true>|nil held
+---@return { unsubmitted: integer, unknown?: string }|string facts  else the message
+---@return string|nil code
 function resubmit.on_their_way(shelf, api)
   local held, facts = {}, { unsubmitted = 0, unknown = nil }
   for _, part in ipairs(shelf.parts) do
@@ -29,7 +39,7 @@ function resubmit.on_their_way(shelf, api)
     local items = part.record.items
     if not items then facts.unknown = part.batch_id end
     for _, item in ipairs(items or {}) do
-      held[records.real_path(item.path)] = true
+      held[image_record.real_path(item.path)] = true
       if part.legacy then held[item.custom_id] = true end
     end
     if not part.batch_id then facts.unsubmitted = facts.unsubmitted + #items end
@@ -37,7 +47,7 @@ function resubmit.on_their_way(shelf, api)
   end
   local again, message, code = resubmit.unfinished(shelf.batch_dir)
   if code then return nil, message, code end
-  for _, item in ipairs(again and again.items or {}) do held[records.real_path(item.path)] = true end
+  for _, item in ipairs(again and again.items or {}) do held[image_record.real_path(item.path)] = true end
   return held, facts
 end
 
@@ -57,7 +67,7 @@ local function submitted_with(batch_id, batch_dir, completed_dir)
   if type(record) ~= "table" or type(record.items) ~= "table" then
     return function() return nil, ("there is no record of batch %s any more"):format(batch_id) end
   end
-  records.restore_paths(record)
+  image_record.restore_paths(record)
   for _, item in ipairs(record.items) do items[item.custom_id] = item end
   return function(custom_id)
     local item = items[custom_id]
@@ -87,7 +97,7 @@ local function compose(writer, entry, find, taken)
   fill, fault = prompt.compile(settings.prompt, columns)
   if fill then question, fault = fill(entry.path, sent.fields) end
   if not question then return nil, fault end
-  local id = records.custom_id(entry.custom_id, taken)
+  local id = image_record.custom_id(entry.custom_id, taken)
   local ok, message, code = writer:put(request.compose { custom_id = id, endpoint = settings.endpoint,
     model = settings.model, prompt = question, image = picture, detail = settings.detail,
     max_tokens = settings.max_tokens })
@@ -98,15 +108,22 @@ local function compose(writer, entry, find, taken)
     fields = sent.fields }, settings
 end
 
---- Begins the errand of `entries` (of unresolved.jsonl, one for each image). Returns it (nil when none can be
---- sent) and a list of { entry=, reason= } of those that cannot; or nil, message, CODE. The record's
---- .requests has the settings of each batch that an item's .origin names.
+--- Begins the errand of some images. The record's .requests has the settings of each batch that an item's .origin
+--- names.
+---@param batch_dir string
+---@param completed_dir string
+---@param entries table[]  of unresolved.jsonl, one for each image
+---@return obatch.Errand|nil errand  nil when none can be sent
+---@return { entry: table, reason: string }[]|string left_out  those that cannot; else the message
+---@return string|nil code
 function resubmit.begin(batch_dir, completed_dir, entries)
   local left_out = {}
   local again, message, code = errand.begin(batch_dir, "resubmit", function(writer)
     local record, taken = { requests = {}, items = {} }, {}
     local find, batch
-    for _, entry in ipairs(entries) do
+    local stage = progress.stage("writing the requests of images", { total = #entries, unit = "images" })
+    for i, entry in ipairs(entries) do
+      stage:update(i - 1)
       if entry.batch ~= batch then
         batch = entry.batch
         find = submitted_with(batch, batch_dir, completed_dir)
@@ -148,8 +165,11 @@ local function failures_of(self, iterations)
   return found
 end
 
---- What the loop has brought in so many iterations, as a part that can be harvested (see obatch.harvest).
---- `never_sent` says why requests were left out for good, where some were.
+--- What the loop has brought, as a part that can be harvested (see obatch.harvest).
+---@param self obatch.Errand
+---@param iterations integer
+---@param never_sent? string  why requests were left out for good, where some were
+---@return table part
 function resubmit.part(self, iterations, never_sent)
   local files = { self.dir .. "/final_results.jsonl" }
   -- The lines without a good answer are kept as JSON, too, and a page may be blank.
@@ -166,6 +186,8 @@ function resubmit.part(self, iterations, never_sent)
 end
 
 --- The same for those alone that have a good answer already, while the others are on their way.
+---@param self obatch.Errand
+---@return table part
 function resubmit.answered(self)
   local path, is_there, items = self.dir .. "/final_results.jsonl", {}, {}
   for line in jsonl.scan(path, { id = "/custom_id" }) or function() end do is_there[line.id or 0] = true end

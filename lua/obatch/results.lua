@@ -9,6 +9,8 @@ local results = {}
 local function is_result(record) return not record.error and type(record.id) == "string" end
 
 --- Whether there is a result line in it. A page of a gateway holds none.
+---@param path string
+---@return boolean
 function results.are_some(path)
   for record in assert(jsonl.scan(path, { id = "/custom_id" })) do
     if is_result(record) then return true end
@@ -17,6 +19,8 @@ function results.are_some(path)
 end
 
 --- Whether it holds result lines and nothing else, the last one whole.
+---@param path string
+---@return boolean
 function results.are_all(path)
   local found = false
   for record in assert(jsonl.scan(path, { id = "/custom_id" })) do
@@ -27,6 +31,8 @@ function results.are_all(path)
 end
 
 --- Whether it ends with a whole line.
+---@param path string
+---@return boolean
 function results.end_whole(path)
   local last_byte = fs.last_byte(path)
   if last_byte == "\n" or last_byte == "" then return true end
@@ -36,6 +42,8 @@ function results.end_whole(path)
 end
 
 --- What a result line says, in the output or the error file, when the account cannot pay; nil when none does.
+---@param path string
+---@return string|nil message
 function results.quota_complaint(path)
   for record in assert(jsonl.scan(path, { failure = "/error", body_error = "/response/body/error" })) do
     for _, failure in pairs { a = record.failure, b = record.body_error } do

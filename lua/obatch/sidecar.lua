@@ -28,11 +28,22 @@ local PIECE = 200
 
 -- ---------------------------------------------------------------- names
 
+---@param image string
+---@return string path
 function sidecar.text_path(image) return image .. ".txt" end
+
+---@param image string
+---@return string path
 function sidecar.label_path(image) return image .. ".txt.api" end
+
+---@param image string
+---@return string path
 function sidecar.before_path(image) return image .. ".txt.before" end
 
---- The image that a path is a sidecar of, and "text" or "api"; nil for any other file.
+--- The image that a path is a sidecar of; nil for any other file.
+---@param path string
+---@return string|nil image
+---@return "text"|"api"|nil kind
 function sidecar.parse(path)
   for suffix, kind in pairs { [".txt"] = "text", [".txt.api"] = "api" } do
     local image = path:sub(-#suffix) == suffix and path:sub(1, -#suffix - 1)
@@ -42,12 +53,16 @@ function sidecar.parse(path)
 end
 
 --- Whether an image has a text: a sidecar or a labelled one.
+---@param image string
+---@return boolean
 function sidecar.exists(image)
   if image:find("\0", 1, true) then return false end
   return (fs.lstat(sidecar.text_path(image)) or fs.lstat(sidecar.label_path(image))) ~= nil
 end
 
 --- Whether the sidecar of an image is there and holds nothing: a blank page.
+---@param image string
+---@return boolean
 function sidecar.is_blank(image)
   local path = sidecar.text_path(image)
   local stat = fs.lstat(path)
@@ -58,7 +73,10 @@ end
 --- Where the JSON result for a custom_id is kept, relative to the folder of its batch: CUSTOM_ID.json.
 --- An id that is too long for that is cut into pieces of at most 200 bytes, all but the last being
 --- folders whose names end in "~": the pieces without "~" and ".json" are the id again.
---- nil, message, "NAME" for an id that cannot be a file name.
+---@param custom_id string
+---@return string|nil name
+---@return string|nil message
+---@return string|nil code  "NAME": the id cannot be a file name
 function sidecar.file_name(custom_id)
   if custom_id == "" or custom_id:find("[/\0]") then
     return nil, ("custom_id '%s' cannot be a file name"):format(text.printable(custom_id)), "NAME"
@@ -74,11 +92,16 @@ end
 
 -- ---------------------------------------------------------------- writing beside images
 
+---@class obatch.sidecar.Folder
+---@field root string  the real path
 local Folder = {}
 Folder.__index = Folder
 
---- A folder of images, beside which texts may be written: the one that upload was given, or "" for the
---- current folder and paths that do not name it. nil, message, CODE where it is not there.
+--- A folder of images, beside which texts may be written.
+---@param image_dir string  the one that upload was given, or "" for the current folder and paths that do not name it
+---@return obatch.sidecar.Folder|nil folder
+---@return string|nil message
+---@return string|nil code
 function sidecar.folder(image_dir)
   local dir = image_dir == "" and "." or image_dir
   local root, message, code = fs.absolute(dir)
@@ -89,8 +112,11 @@ end
 
 --- Whether a text may be written beside an image: it is there (or a link to a file, as fs.walk gives
 --- it), and its folder is really the one its path names, below the folder of images, with no link to
---- elsewhere in between. true; or nil, message and ENOENT (the image is gone), OUTSIDE, or what the
---- system says.
+--- elsewhere in between.
+---@param image string
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  "ENOENT": the image is gone; "OUTSIDE"; or what the system says
 function Folder:check(image)
   local function outside()
     return nil, ("%s: not in the folder %s, or by way of a link"):format(text.printable(image),
@@ -122,12 +148,15 @@ local function read(path)
   return fs.read(path)
 end
 
---- Writes the text of an image beside it. What is there and says something else stays, unless
---- `overwrite`; what is there and blank is replaced. A labelled text counts as one that is there, and
---- with `overwrite` the label goes away. The file is complete or not there at all, and on disk with
+--- Writes the text of an image beside it. What is there and says something else stays; what is there and blank is
+--- replaced. A labelled text counts as one that is there. The file is complete or not there at all, and on disk with
 --- the next fs.sync.
---- Returns "written", "same" (it is there already) or "kept" (another one is); or nil, message, CODE:
---- those of `check`, ENAMETOOLONG, or what the system says.
+---@param image string
+---@param content string
+---@param overwrite? boolean  replace what is there, and take the label away
+---@return "written"|"same"|"kept"|nil result  "same": it is there already; "kept": another one is
+---@return string|nil message
+---@return string|nil code  those of `check`, ENAMETOOLONG, or what the system says
 function Folder:write(image, content, overwrite)
   local ok, message, code = self:check(image)
   if not ok then return nil, message, code end
@@ -159,12 +188,14 @@ end
 
 -- ---------------------------------------------------------------- provenance
 
---- Adds entries to the provenance.jsonl of a folder (its path with a "/" at the end), one for each
---- custom_id and batch: tables that have at least .custom_id, .batch and .written (whether the sidecar
---- holds this text). An entry that
+--- Adds entries to the provenance.jsonl of a folder, one for each custom_id and batch. An entry that
 --- is there already is replaced, but not by one that says "not written": a second harvest of the same
 --- batch finds the text there, perhaps cleaned by now. Lines of other origin stay as they are.
---- true | nil, message, CODE.
+---@param folder string  its path with a "/" at the end
+---@param entries { custom_id: string, batch: string, written: boolean }[]  written: the sidecar holds this text
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function sidecar.add_provenance(folder, entries)
   local path = folder .. "provenance.jsonl"
   local by_key = {}

@@ -21,9 +21,11 @@
 
 local cli = require "obatch.cli"
 local failed_batch = require "obatch.failed_batch"
+local flight = require "obatch.flight"
 local fs = require "obatch.fs"
 local json = require "obatch.json"
 local part_events = require "obatch.part"
+local progress = require "obatch.progress"
 local queue = require "obatch.queue"
 local results = require "obatch.results"
 local tasks = require "obatch.tasks"
@@ -63,6 +65,10 @@ local is_flying = queue.is_flying
 local TERMINAL = { completed = true, failed = true, expired = true, cancelled = true }
 
 --- No new submissions from here on; what is in flight is still harvested, unless `at_once`.
+---@param message string
+---@param code string
+---@param at_once? boolean
+---@return false
 function Submission:stop(message, code, at_once)
   if not self.stopped then self.stopped = { message = message, code = code } end
   self.stopped.at_once = self.stopped.at_once or at_once
@@ -71,6 +77,9 @@ end
 
 --- An event for a part. A journal that cannot be written ends the run: what is not recorded would be
 --- paid again.
+---@param part table
+---@param event table
+---@return boolean ok
 function Submission:record(part, event)
   local ok, message, code = self.store:record(part, event)
   return ok or self:stop(message, code, true)
@@ -80,8 +89,14 @@ end
 
 --- A file or batch could not be created. Where that is certain, the intent is closed, so that nobody need look
 --- for what cannot be there. In a run that waits anyway, what may pass is tried again later, if the service
---- has answered before (so the address is right); else there are no new submissions. `wait` is what the
---- service asks for, in seconds.
+--- has answered before (so the address is right); else there are no new submissions.
+---@param part table
+---@param what string
+---@param message string
+---@param code string
+---@param certain? boolean
+---@param wait? number  seconds that the service asks for
+---@return any goes_on
 function Submission:not_created(part, what, message, code, certain, wait)
   if certain and not self:record(part, { event = "refused", what = what, reason = message }) then return false end
   local passes = self.waits and self.api.reached
@@ -104,12 +119,15 @@ function Submission:not_created(part, what, message, code, certain, wait)
 end
 
 --- Deletes an uploaded file that no batch will use, where deleting is asked for. If that fails, it expires.
+---@param id string
 function Submission:delete_input(id)
   if self.delete_remote and id then self.api:delete_file(id) end
 end
 
 --- Whether a part's request file is what was planned. Where it is not, nothing of it has left this machine, and
 --- its requests are taken back.
+---@param part table
+---@return boolean
 function Submission:is_as_planned(part)
   local path = self.store:request_path(part)
   local sha256, message, code = nil, nil, "ENOENT"
@@ -126,17 +144,23 @@ function Submission:is_as_planned(part)
   return false
 end
 
+---@param part table
+---@return any goes_on
 function Submission:upload(part)
   if not self:is_as_planned(part) then return false end
   local doubt = part.upload_doubt
   if not self:record(part, { event = "intent", what = "upload" }) then return false end
-  local file, message, code, certain, wait = self.api:upload(self.store:request_path(part),
-    self.store:upload_name(part), doubt)
+  local file, message, code, certain, wait = self.flight:upload(part, function()
+    return self.api:upload(self.store:request_path(part), self.store:upload_name(part), doubt)
+  end)
   if not file then return self:not_created(part, "upload", message, code, certain, wait) end
-  self.log(("part %d: %d requests, %d bytes, uploaded as %s"):format(part.part, part.lines, part.bytes, file.id))
+  self.log(("part %d: %d request%s, %d bytes, uploaded as %s"):format(part.part, part.lines,
+    part.lines == 1 and "" or "s", part.bytes, file.id))
   return self:record(part, { event = "uploaded", file_id = file.id })
 end
 
+---@param part table
+---@return any goes_on
 function Submission:create(part)
   local doubt = part.create_doubt
   if not self:record(part, { event = "intent", what = "create" }) then return false end
@@ -152,8 +176,12 @@ function Submission:create(part)
   return ok or self:stop(problem, reason, true)
 end
 
+---@param part table
+---@return boolean
 function Submission:is_due(part) return not self.stopped and self.queue:is_due(part) end
 
+---@param part table
+---@return any goes_on
 function Submission:submit(part)
   if self.stopped or not part.file_id and not self:upload(part) then return false end
   -- While this one was uploaded, others may have taken the room.
@@ -164,12 +192,20 @@ end
 -- ---------------------------------------------------------------- looking and harvesting
 
 --- A batch whose results cannot be had any more: its requests count as missing.
+---@param part table
+---@param message string
+---@return any goes_on
 function Submission:give_up_batch(part, message)
   self.log(("%s. It is gone for good; its requests count as missing"):format(message))
   return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = json.array {}, incomplete = true })
 end
 
---- A fault while looking or downloading. Most pass: the next look tries again. `is_told`: by another part.
+--- A fault while looking or downloading. Most pass: the next look tries again.
+---@param part table
+---@param message string
+---@param code string
+---@param is_told? boolean  by another part
+---@return any goes_on
 function Submission:trouble(part, message, code, is_told)
   if code == "AUTH" or code == "QUOTA" or code == "INTERRUPTED" then return self:stop(message, code, true) end
   if code:find("^E%u") then return self:stop(message, code, true) end -- the disk, not the network
@@ -179,7 +215,10 @@ function Submission:trouble(part, message, code, is_told)
   end
   -- An outage lasts for many looks; each reason is told once, whatever the request's number or time.
   local reason = message:gsub(" %(request [^)]*%)", ""):gsub("%d+ ms", "")
-  if part.trouble ~= reason and not is_told then self.log(message .. "; looking again later") end
+  if part.trouble ~= reason and not is_told then
+    self.log(message .. "; looking again later")
+    part.trouble_told = true
+  end
   part.trouble = reason
   return false
 end
@@ -206,6 +245,9 @@ end
 
 --- Whether a batch that has ended counts answers but names no output file yet. The counts are not to be
 --- trusted, so that is waited for only so long; but answers that are paid for are worth some looks.
+---@param part table
+---@param batch table
+---@return boolean
 function Submission:output_is_late(part, batch)
   local answered = part.counts and math.tointeger(part.counts.completed) or 0
   if answered == 0 or word(batch.output_file_id) then return false end
@@ -218,6 +260,10 @@ end
 
 --- A batch that the service does not know. A key of another project looks the same, and giving the batch up
 --- then would be paying twice: it counts as gone only when the service knows something else of ours.
+---@param part table
+---@param message string
+---@param code string
+---@return any goes_on
 function Submission:not_found(part, message, code)
   local files = self.store.kept_results and self.store:kept_results(part)
   if files then return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = files }) end
@@ -235,8 +281,8 @@ function Submission:not_found(part, message, code)
 end
 
 --- Looks at all batches that are in flight with one request, where that is less than one for each. What the
---- listing does not show, or shows as ended, is then asked for by itself. false when the service is out of
---- reach: then nobody need ask again.
+--- listing does not show, or shows as ended, is then asked for by itself.
+---@return boolean goes_on  false when the service is out of reach: then nobody need ask again
 function Submission:look_at_all()
   local ids, parts = {}, {}
   for _, part in ipairs(self.store.parts) do
@@ -257,13 +303,19 @@ function Submission:look_at_all()
   return false
 end
 
---- The batch of a part as it is now; nil, message, CODE.
+--- The batch of a part as it is now.
+---@param part table
+---@return table|nil batch
+---@return string|nil message
+---@return string|nil code
 function Submission:batch_of(part)
   local seen = self.seen[part.batch_id]
   if seen and type(seen.status) == "string" and not TERMINAL[seen.status:lower()] then return seen end
   return self.api:batch(part.batch_id, true)
 end
 
+---@param part table
+---@return any goes_on
 function Submission:look(part)
   local batch, message, code = self:batch_of(part)
   if not batch and code == "NOT_FOUND" then return self:not_found(part, message, code) end
@@ -275,7 +327,9 @@ function Submission:look(part)
   end
   if not batch then return self:trouble(part, message, code) end
   local status = batch.status:lower()
-  part.unknown, part.trouble, part.status, part.seen = nil, nil, self.api:clean(status), batch
+  if part.trouble_told then self.log(("batch %s: within reach again"):format(part.batch_id)) end
+  part.unknown, part.trouble, part.trouble_told = nil, nil, nil
+  part.status, part.seen = self.api:clean(status), batch
   self.knows_us = true
   part.counts = type(batch.request_counts) == "table" and batch.request_counts or nil
   if not TERMINAL[status] then return true end
@@ -293,8 +347,11 @@ function Submission:look(part)
     output_file_id = word(batch.output_file_id), error_file_id = word(batch.error_file_id) })
 end
 
---- Downloads a batch's output or error file. Returns its name; false when it is gone for good; nil
---- when the next look tries again.
+--- Downloads a batch's output or error file.
+---@param part table
+---@param kind "output"|"error"
+---@param id string
+---@return string|false|nil name  false when it is gone for good; nil when the next look tries again
 function Submission:fetch(part, kind, id)
   local path = self.store:download_path(part, kind)
   part.tries = part.tries or {}
@@ -303,12 +360,13 @@ function Submission:fetch(part, kind, id)
   -- or if only that count is wrong. But a page of a gateway is no result, and neither is half a file.
   local last = tries >= MAX_LOOKS
   part.incomplete = part.incomplete or last or nil
-  local bytes, message, code = self.api:download(id, path, function(came, complaint, promised)
+  local function check(came, complaint, promised)
     if complaint and not (last and results.are_all(came)) then return nil, complaint end
     if last and promised or promised == 0 then return true end
     if not results.are_some(came) then return nil, "there is no result in it" end
     return last or results.end_whole(came), "the last line is cut off"
-  end)
+  end
+  local bytes, message, code = self.flight:download(function() return self.api:download(id, path, check) end)
   if bytes then
     self.log(("batch %s: %d bytes of %s"):format(part.batch_id, bytes, kind))
     local complaint = results.quota_complaint(path)
@@ -326,6 +384,8 @@ function Submission:fetch(part, kind, id)
   self:trouble(part, message, code)
 end
 
+---@param part table
+---@return any goes_on
 function Submission:download(part)
   local files = json.array {}
   for _, kind in ipairs { "output", "error" } do
@@ -356,6 +416,8 @@ end
 
 --- Deletes what a part that is done has at the service: the file that we have uploaded and those that its batch
 --- produced. A result that may not be all there is stays.
+---@param part table
+---@return boolean ok
 function Submission:delete_files(part)
   part.delete_tried = true
   local ended = part.ended or {}
@@ -372,6 +434,7 @@ function Submission:delete_files(part)
   return self:record(part, { event = "deleted" })
 end
 
+---@param part table
 function Submission:harvest(part)
   if not part.ended and not self:look(part) then return end
   if part.ended and not part.done then self:download(part) end
@@ -379,48 +442,37 @@ end
 
 -- ---------------------------------------------------------------- the loop
 
---- Calls act(self, part) for the parts that `choose` picks, the first `most` of them, several at once. Returns
---- how many there were.
+--- Calls act(self, part) for the parts that `choose` picks, several at once.
+---@param choose fun(part: table): any
+---@param act fun(self: table, part: table)
+---@param most? integer  the first ones
+---@return integer count
 function Submission:each(choose, act, most)
   local list = {}
   for _, part in ipairs(self.store.parts) do
     if #list < (most or math.huge) and choose(self, part) then list[#list + 1] = function() act(self, part) end end
   end
-  tasks.run(self.api.client, list, AT_ONCE)
+  tasks.run(self.api.client, list, AT_ONCE, function(...)
+    self.flight:watch(...)
+    self.stage:update()
+  end)
   return #list
 end
 
+---@return integer in_flight
+---@return integer left
 function Submission:count_in_flight()
-  local flight, left = 0, 0
+  local in_flight, left = 0, 0
   for _, part in ipairs(self.store.parts) do
-    if is_flying(part) then flight = flight + 1 end
+    if is_flying(part) then in_flight = in_flight + 1 end
     if not part.done then left = left + 1 end
   end
-  self.in_flight = flight
-  return flight, left
-end
-
-function Submission:tell_status()
-  local total, completed, failed, states = 0, 0, 0, {}
-  for _, part in ipairs(self.store.parts) do
-    if is_flying(part) then
-      local counts = part.counts or {}
-      total = total + (math.tointeger(counts.total) or 0)
-      completed = completed + (math.tointeger(counts.completed) or 0)
-      failed = failed + (math.tointeger(counts.failed) or 0)
-      local status = part.trouble and "out of reach" or part.status or "submitted"
-      states[status] = (states[status] or 0) + 1
-    end
-  end
-  local words = {}
-  for status, count in pairs(states) do words[#words + 1] = ("%d %s"):format(count, status) end
-  table.sort(words)
-  local line = ("%s: in flight: %s"):format(self.store.title, #words > 0 and table.concat(words, ", ") or "none")
-  if total > 0 then line = line .. ("; %d of %d requests done, %d failed"):format(completed, total, failed) end
-  self.progress:status(line)
+  self.in_flight = in_flight
+  return in_flight, left
 end
 
 --- What was downloaded, and is not there any more as it came, is downloaded again: that costs nothing.
+---@return boolean ok
 function Submission:verify()
   for _, part in ipairs(self.store.parts) do
     local path = part.done and part.batch_id
@@ -446,10 +498,14 @@ local function new(store, api, settings)
   for _, part in ipairs(store.parts) do
     for _, id in ipairs(part.former_ids or {}) do api.known[id] = true end
   end
+  local watched = flight.new(store)
   return setmetatable({ store = store, api = api, poll_wait = settings.poll_wait, log = settings.log,
-    progress = settings.progress, on_done = settings.on_done, gone_batches = settings.gone_batches,
+    on_done = settings.on_done, gone_batches = settings.gone_batches,
     delete_remote = settings.delete_remote, output_expires_after = settings.output_expires_after,
-    queue = queue.new(store, settings.poll_wait or 0, settings.log), in_flight = 0, seen = {} }, Submission)
+    queue = queue.new(store, settings.poll_wait or 0, settings.log), in_flight = 0, seen = {}, flight = watched,
+    stage = progress.stage(store.title, { unit = "requests", scope = store.title:find "^iteration"
+      and " in this iteration", facts = function() return watched:facts() end }),
+  }, Submission)
 end
 
 function Submission:delete_all_files()
@@ -459,9 +515,15 @@ end
 
 --- Deletes what the parts of a store that are done still have at the service, where settings.delete_remote asks for
 --- that. What cannot be deleted now is left for the next run.
+---@param store table
+---@param api table
+---@param settings obatch.submission.Settings
 function submission.delete_files(store, api, settings) new(store, api, settings):delete_all_files() end
 
 --- Hands each part that is done to `on_done`, once; what that returns but true ends the run.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Submission:deliver()
   self:delete_all_files()
   if not self.on_done then return true end
@@ -476,7 +538,13 @@ function Submission:deliver()
 end
 
 --- Uploads and creates what is not at the service yet, and waits for nothing: what the service cannot take
---- at the moment is left for the next run. true; or nil, message, CODE when submitting had to stop.
+--- at the moment is left for the next run.
+---@param store table
+---@param api table
+---@param settings obatch.submission.Settings
+---@return true|nil ok
+---@return string|nil message  submitting had to stop
+---@return string|nil code
 function submission.submit(store, api, settings)
   local self = new(store, api, settings)
   self:each(self.is_due, self.submit)
@@ -485,24 +553,34 @@ function submission.submit(store, api, settings)
 end
 
 --- Looks at what is in flight, and takes in what has ended. Returns what deliver() does.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Submission:look_round()
   if not (self.stopped and self.stopped.at_once) and self:look_at_all() then
     self:each(function(_, part) return is_flying(part) end, self.harvest)
+    self.flight.looked_at = term.clock()
   end
   return self:deliver()
 end
 
---- Brings every part of a store to the point where it is done: true, or true and { message=, code= }
---- when nothing more may be submitted after it. nil, message, CODE when submitting had to stop before
---- (what was in flight has been harvested all the same, except after INTERRUPTED, AUTH and faults of
---- the disk). Settings:
----   poll_wait      seconds at most between two looks
----   log(line), progress
----   on_done(part)  hears of each part as it is done, and of those that were; true, or nil, message, CODE
----   once           one look at every batch, no waiting
----   gone_batches   see obatch.policy
----   delete_remote  delete at the service what is here
----   output_expires_after    seconds after which the service deletes results
+---@class obatch.submission.Settings
+---@field poll_wait number     seconds at most between two looks
+---@field log fun(line: string)
+---@field on_done? fun(part: table): true?, string?, string?  hears of each part that is done
+---@field once? boolean        one look at every batch, no waiting
+---@field gone_batches? "stop"|"resend"  see obatch.policy
+---@field delete_remote? boolean   delete at the service what is here
+---@field output_expires_after? integer  seconds after which the service deletes results
+
+--- Brings every part of a store to the point where it is done. Fails when submitting had to stop before (what was in
+--- flight has been harvested all the same, except after INTERRUPTED, AUTH and faults of the disk).
+---@param store table
+---@param api table
+---@param settings obatch.submission.Settings
+---@return true|nil ok
+---@return { message: string, code: string }|string|nil stop  nothing more may be submitted after it; else the message
+---@return string|nil code
 function submission.run(store, api, settings)
   local self = new(store, api, settings)
   self.waits = not settings.once
@@ -516,23 +594,25 @@ function submission.run(store, api, settings)
       if not delivered then return nil, complaint, reason end
       next_look = term.clock() + pause
     end
-    local flight, left = self:count_in_flight()
+    local in_flight, left = self:count_in_flight()
     if left == 0 then return true, self.stopped end
     if term.interrupted() then return nil, "interrupted", "INTERRUPTED" end
-    if self.stopped and (self.stopped.at_once or flight == 0 or settings.once) then
+    if self.stopped and (self.stopped.at_once or in_flight == 0 or settings.once) then
       return nil, self.stopped.message, self.stopped.code
     end
-    self:tell_status()
+    self.stage:update()
     if submitted < AT_A_TIME then
       if settings.once then return true end
-      local ok, message, code = term.sleep(math.max(0.1, pause))
+      local ok, message, code = progress.sleep(math.max(0.1, pause))
       if not ok then return nil, message, code end
       pause = math.min(pause * 1.5, self.poll_wait)
     end
   end
 end
 
---- Adds the options of commands that submit; of those that also fetch results when `harvests`.
+--- Adds the options of commands that submit.
+---@param parser table
+---@param harvests? boolean  those of commands that also fetch results, too
 function submission.options(parser, harvests)
   parser:option("--output-expires-after", "Have the service delete results so many seconds after they are there.")
     :argname("SECONDS"):convert(function(text)

@@ -7,8 +7,12 @@ local tasks = {}
 
 local running = setmetatable({}, { __mode = "k" })  -- the coroutines that run() drives
 
---- Sends a request (see obatch.http) and waits for its end: transfer | nil, message, CODE. After an
---- interruption nothing is begun any more.
+--- Sends a request and waits for its end. After an interruption nothing is begun any more.
+---@param client obatch.http.Client
+---@param request obatch.http.Request
+---@return obatch.http.Transfer|nil transfer
+---@return string|nil message
+---@return string|nil code
 function tasks.request(client, request)
   if term.interrupted() then return nil, "interrupted", "INTERRUPTED" end
   if not running[coroutine.running()] then return client:request(request) end
@@ -17,16 +21,26 @@ function tasks.request(client, request)
   return coroutine.yield(transfer)
 end
 
---- true | nil, "interrupted", "INTERRUPTED".
+---@param seconds number
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  "INTERRUPTED"
 function tasks.sleep(seconds)
   if not running[coroutine.running()] then return term.sleep(seconds) end
   return coroutine.yield(term.clock() + seconds)
 end
 
+--- Seconds at most between two calls of watch(), see below.
+local WATCH = 0.2
+
 --- Calls every function, at most `limit` at a time, and returns when all have returned. An error in
 --- one is raised here. When the program is interrupted, everything that waits is answered with
---- nil, "interrupted", "INTERRUPTED".
-function tasks.run(client, functions, limit)
+--- nil, "interrupted", "INTERRUPTED". `ended` is a transfer that has just ended.
+---@param client obatch.http.Client
+---@param functions function[]
+---@param limit integer
+---@param watch? fun(transfers: table, ended?: table)  is called now and then with the set of the transfers under way
+function tasks.run(client, functions, limit, watch)
   local next_function, active = 1, 0
   local by_transfer, wakes = {}, {}
 
@@ -66,12 +80,14 @@ function tasks.run(client, functions, limit)
       if at < nearest then nearest, sleeper = at, thread end
     end
     local pause = nearest < math.huge and math.max(0, nearest - now) or nil
+    if watch then pause = math.min(pause or WATCH, WATCH) end
     local transfer, _, code
     if next(by_transfer) then
       transfer, _, code = client:wait(pause)
     else
       _, _, code = term.sleep(pause)
     end
+    if watch then watch(by_transfer, transfer) end
     if transfer then
       local thread = by_transfer[transfer]
       by_transfer[transfer] = nil

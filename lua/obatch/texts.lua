@@ -11,8 +11,11 @@ local texts = {}
 --- A file of more bytes is not read: it cannot be the text of a page.
 texts.MAX_BYTES = 8 * 1000 * 1000
 
---- The content of a sidecar, "" for an empty one. nil, message, CODE when it cannot be read; CODE is
---- "LINK" for what is no regular file (nothing is followed), "TOO_BIG" for one of more than MAX_BYTES.
+--- The content of a sidecar, "" for an empty one.
+---@param path string
+---@return string|nil content
+---@return string|nil message
+---@return string|nil code  "LINK": no regular file; "TOO_BIG": more than MAX_BYTES; or an errno name
 function texts.read(path)
   local stat, message, code = fs.lstat(path)
   if not stat then return nil, message, code end
@@ -31,10 +34,22 @@ local function median(sorted)
   return #sorted % 2 == 1 and sorted[middle + 1] or (sorted[middle] + sorted[middle + 1]) / 2
 end
 
+---@class obatch.texts.Item
+---@field path string
+---@field image string
+---@field kind "text"|"api"
+---@field message? string  it could not be read
+---@field code? string
+
+---@class obatch.texts.Survey
+---@field items obatch.texts.Item[]  in the order of their paths
+---@field faults string[]            about folders that could not be read
 local Survey = {}
 Survey.__index = Survey
 
 --- What the detectors need to know about the folder of a text.
+---@param path string
+---@return { json?: boolean, texts: integer, median?: number } context
 function Survey:context(path)
   local folder = self.folders[folder_of(path)] or {}
   if #folder > 0 and not folder.median then
@@ -45,10 +60,13 @@ function Survey:context(path)
 end
 
 --- Finds all sidecars below a folder and measures them as they are after cleaning, labelled or not, so
---- that what clean and deep_clean do does not change what is usual. Returns a survey, whose `items` are
---- { path=, image=, kind = "text"|"api" } in the order of their paths; those that could not be read
---- have .message and .code. `faults` are messages about folders that could not be read. One text at a
---- time is held in memory. nil, "interrupted", "INTERRUPTED".
+--- that what clean and deep_clean do does not change what is usual. One text at a time is held in memory.
+---@param image_dir string
+---@param as_json? boolean  they are to be JSON
+---@param interrupted fun(): boolean
+---@return obatch.texts.Survey|nil survey
+---@return string|nil message
+---@return string|nil code  "INTERRUPTED"
 function texts.survey(image_dir, as_json, interrupted)
   local survey = setmetatable({ items = {}, faults = {}, folders = {}, as_json = as_json }, Survey)
   for path, size, problem in fs.walk(image_dir, { ext = { [".txt"] = true, [".txt.api"] = true } }) do

@@ -18,8 +18,11 @@ local function line_at(file, position)
 end
 
 --- Where the file at `path` first differs from the pieces that make(put) gives, by put(text, ordinal) until that
---- returns false: nil when it does not; else { byte=, line=, what=, ordinal= (of the piece) }, or only { what =
---- "missing" }. nil, message: it cannot be read.
+--- returns false. nil alone when it does not; only { what = "missing" } where there is no file.
+---@param path string
+---@param make fun(put: fun(text: string, ordinal?: integer): boolean)
+---@return { what: string, byte?: integer, line?: integer, ordinal?: integer }|nil difference
+---@return string|nil message  it cannot be read
 function difference.find(path, make)
   if not fs.stat(path) then return { what = "missing" } end
   local readable, message = fs.read(path, 1)

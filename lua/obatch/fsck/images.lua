@@ -3,9 +3,11 @@
 -- Every image of every record has a text or a label beside it, an entry in unresolved.jsonl, or is on its way.
 
 local fs = require "obatch.fs"
+local image_record = require "obatch.image_record"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local part_events = require "obatch.part"
+local progress = require "obatch.progress"
 local records = require "obatch.records"
 local replay = require "obatch.fsck.replay"
 local report = require "obatch.fsck.report"
@@ -58,6 +60,7 @@ local function apply_to_part(self, event)
   end
 end
 
+---@return boolean
 function Check:has_records()
   for _, folder in ipairs { self.dir, self.dir .. "/completed" } do
     for _, file in ipairs(fs.list(folder) or {}) do
@@ -67,6 +70,9 @@ function Check:has_records()
   return false
 end
 
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Check:replay()
   local path = self.dir .. "/journal.jsonl"
   if not fs.stat(path) then
@@ -79,6 +85,7 @@ function Check:replay()
     self.found:fault("journal", path, "it is empty, and there are records beside it",
       "Restore it from a copy: upload and download go by it")
   end
+  self.events = events
   for _, entry in ipairs(events) do
     local change = apply[entry.event.event] or apply_to_part
     local wrong = change(self, entry.event)
@@ -92,7 +99,10 @@ end
 
 -- ---------------------------------------------------------------- records
 
---- A record: { items=, image_dir=, root= } with its paths; nil where it is none of ours. `is_ours`: it must be.
+--- A record, with its paths.
+---@param path string
+---@param is_ours? boolean  it must be one of ours
+---@return { items: table[], image_dir: string, root?: string }|nil record
 function Check:read(path, is_ours)
   local content, message = fs.read(path)
   local record, problem, at
@@ -100,9 +110,9 @@ function Check:read(path, is_ours)
   local sound = type(record) == "table" and json.is_array(record.items) and record.image_dir ~= nil
   for _, item in ipairs(sound and record.items or {}) do
     sound = sound and type(item) == "table" and type(item.custom_id) == "string" and item.path ~= nil
-    if sound then sound = pcall(records.restore_paths, item) and type(item.path) == "string" end
+    if sound then sound = pcall(image_record.restore_paths, item) and type(item.path) == "string" end
   end
-  sound = sound and pcall(records.restore_paths, record) and type(record.image_dir) == "string"
+  sound = sound and pcall(image_record.restore_paths, record) and type(record.image_dir) == "string"
   if sound then return record end
   if is_ours then
     self.found:fault("records", content and ("%s: byte %d"):format(path, at or 1) or path,
@@ -124,6 +134,7 @@ end
 local function record_name(id) return part_events.file_name(id) .. ".txt" end
 
 --- The record that the journal says a part has: it must be there.
+---@param part table
 function Check:check_known_record(part)
   local id = part.batch_id or part.previous_id
   local here = id and ("%s/%s"):format(self.dir, record_name(id))
@@ -166,12 +177,16 @@ function Check:read_unresolved()
 end
 
 --- Counts the images of one record by what they have.
+---@param path string
+---@param record table
+---@param id string
+---@param is_completed boolean
 function Check:count_items(path, record, id, is_completed)
   local counts = self.counts
   counts.batches = counts.batches + 1
   for _, item in ipairs(record.items) do
     counts.images = counts.images + 1
-    local real = records.real_path(item.path)
+    local real = image_record.real_path(item.path)
     if not is_completed then
       counts.under_way, self.under_way[real] = counts.under_way + 1, true
     elseif item.path:find("\0", 1, true) then
@@ -208,7 +223,7 @@ function Check:check_records()
           find_images(record)
           local id = part and (part.batch_id or part.previous_id) or file:gsub("%.txt$", "")
           self:count_items(path, record, id, is_completed)
-          if part and part.done then self:check_results(part, record) end
+          if part and part.done and not self.is_quick then self:check_results(part, record) end
         end
       end
     end
@@ -225,8 +240,8 @@ function Check:read_errands()
         self.found:fault("records", ("%s: byte %d"):format(path, at or 1), problem or "it is not a record", SAVE)
       else
         for _, item in ipairs(record.items) do
-          local ok = type(item) == "table" and pcall(records.restore_paths, item)
-          if ok and type(item.path) == "string" then self.under_way[records.real_path(item.path)] = true end
+          local ok = type(item) == "table" and pcall(image_record.restore_paths, item)
+          if ok and type(item.path) == "string" then self.under_way[image_record.real_path(item.path)] = true end
         end
       end
     end
@@ -236,6 +251,8 @@ end
 -- ---------------------------------------------------------------- results
 
 --- The result files of a stored batch: there, as downloaded, and each line the answer to one image.
+---@param part table
+---@param record table
 function Check:check_results(part, record)
   local found, asked, answered = self.found, {}, {}
   for _, item in ipairs(record.items) do asked[item.custom_id] = true end
@@ -244,6 +261,7 @@ function Check:check_results(part, record)
     local stat, digest = fs.stat(path), type(part.digests) == "table" and part.digests[file] or nil
     local again = part.is_completed and "Its texts were taken from it when it was stored. " .. SAVE
       or "Run download again: it downloads it again"
+    progress.stage("checking " .. file)
     local is_proven = stat and digest and stat.size == digest.bytes and fs.sha256(path) == digest.sha256
     if not stat then
       found:fault("downloaded files", path, "the downloaded file is missing (is it in another --output-dir?)", again)
@@ -269,12 +287,17 @@ function Check:check_results(part, record)
   end
 end
 
---- Checks a batch folder. Options: found (a report), output_dir. Returns { counts= }: images = text + label +
---- unresolved + under_way + gone + lost; or nil, message, CODE.
+--- Checks a batch folder: images = text + label + unresolved + under_way + gone + lost.
+---@param dir string
+---@param options { found: obatch.fsck.Report, output_dir: string, is_quick?: boolean }  quick: results unread
+---@return { counts: table<string, integer>, parts: table, events: table }|nil result
+---@return string|nil message
+---@return string|nil code
 function images.check(dir, options)
   local self = setmetatable({ dir = dir, found = options.found, output_dir = options.output_dir, parts = {}, known = {},
-    unresolved = {}, under_way = {}, counts = { batches = 0, images = 0, text = 0, label = 0, unresolved = 0,
-      under_way = 0, gone = 0, lost = 0 } }, Check)
+    is_quick = options.is_quick, events = {}, unresolved = {}, under_way = {},
+    counts = { batches = 0, images = 0, text = 0, label = 0, unresolved = 0, under_way = 0, gone = 0, lost = 0 },
+  }, Check)
   if not fs.stat(self.output_dir) and fs.stat(dir .. "/../" .. self.output_dir) then
     self.output_dir = dir .. "/../" .. self.output_dir
   end

@@ -2,12 +2,15 @@
 --
 -- What is kept in memory of each request are a few integers; lines stay in the files.
 
+local errand = require "obatch.errand"
 local fs = require "obatch.fs"
+local ids = require "obatch.history.ids"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local ledger = require "obatch.ledger"
 local judging = require "obatch.fsck.judging"
 local merged = require "obatch.fsck.merged"
+local progress = require "obatch.progress"
 local replay = require "obatch.fsck.replay"
 local report = require "obatch.fsck.report"
 local text = require "obatch.text"
@@ -22,40 +25,24 @@ local REPAIR = "--repair makes it anew"
 local SAVE = "Restore it from a copy"
 
 --- Files of a job's own folder that a write which was cut off may leave as NAME.part.
-local OWN_FILES = { "journal.jsonl", "final_correction_log.txt", table.unpack(ledger.FINAL) }
+local OWN_FILES = { "journal.jsonl", "final_correction_log.txt", "decisions.jsonl", table.unpack(ledger.FINAL) }
+
+--- As fs.sha256; tells what lasts.
+local function sha256(path)
+  progress.stage("checking " .. path:match("[^/]*$"))
+  return fs.sha256(path)
+end
 
 -- ---------------------------------------------------------------- the requests
 
---- Where the request file of a journal is: by its absolute path, as it was typed (from the folder that fsck is
---- called from, or where the job is now), beside the journal. The first that is there and the one it was; else the
---- first that is there; nil.
-function Check:known_original()
-  local known, dir, first = self.state.original, self.dir, nil
-  if not known then return nil end
-  local candidates = { known.path, dir .. "/" .. known.path:match("[^/]*$") }
-  if type(known.absolute) == "string" then table.insert(candidates, 1, known.absolute) end
-  if known.path:sub(1, 1) ~= "/" then
-    table.move({ dir .. "/../" .. known.path, dir .. "/" .. known.path }, 1, 2, #candidates + 1, candidates)
-  end
-  for _, path in ipairs(candidates) do
-    local stat = fs.stat(path)
-    if stat and stat.type == "file" then
-      if fs.sha256(path) == known.sha256 then return path end
-      first = first or path
-    end
-  end
-  return first
-end
+--- Whether a file is the one that the journal speaks of.
+local function is_original(path, known) return sha256(path) == known.sha256 end
 
---- A copy of all requests, in their order, where iteration 1 has sent them in one file; nil where it has not.
-function Check:copy_of_original()
-  local first = self.state.iterations[1]
-  local part = first and not first.cut and not first.adopted and #first.parts == 1 and first.parts[1]
-  local path = part and part.file and self.state:path(1, part.file)
-  if path and fs.stat(path) and part.sha256 and fs.sha256(path) == part.sha256 then return path end
-end
-
---- Judges by the request file at `path`. true | nil, message, CODE.
+--- Judges by this request file.
+---@param path string
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Check:use_original(path)
   local message, code
   self.original = path
@@ -66,12 +53,15 @@ end
 
 --- Finds the request file: the one named, or that of the journal; an errand keeps its own in its folder. Where
 --- there is none, or another one, what needs it is not checked.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Check:find_original()
   local state, found = self.state, self.found
   local path = self.options.original
   local known = state.original
   if path and not fs.stat(path) then return nil, path .. ": there is no such file", "USAGE" end
-  path = path or self:known_original()
+  path = path or ids.find_original(state, is_original)
   local own = self.dir .. "/original_requests.jsonl"
   if not path and fs.stat(own) then path = own end
   local first = not path and not known and state.iterations[1]
@@ -91,23 +81,25 @@ function Check:find_original()
   elseif not path then
     found:fault("requests", known and known.path or self.dir, known and "the request file of the journal is not there"
       or "nobody says what was asked", "Name the request file with --original-requests")
-    path = self:copy_of_original()
+    path = ids.copy_of_original(state)
     return not path or self:use_original(path)
   end
-  local sha256, message, code = fs.sha256(path)
-  if not sha256 then return nil, message, code end
-  if known and known.sha256 ~= sha256 then
+  local digest, message, code = sha256(path)
+  if not digest then return nil, message, code end
+  if known and known.sha256 ~= digest then
     self.has_changed = true
     found:fault("requests", path, "it is not the request file of the job: its content has changed since the job was "
       .. "started", "Put the old content back, or name it with --original-requests: the loop refuses this one")
-    path = self:copy_of_original()
+    path = ids.copy_of_original(state)
     return not path or self:use_original(path)
   end
   return self:use_original(path)
 end
 
---- The custom_ids of a request file: visit(ordinal or nil, id, number). Counts lines; nil when it is not
---- there.
+--- Goes through the custom_ids of a request file.
+---@param path string
+---@param visit fun(ordinal: integer?, id: any, number: integer)
+---@return integer|nil lines  nil when it is not there
 function Check:each_request(path, visit)
   if not fs.stat(path) then return nil end
   local lines = 0
@@ -116,7 +108,7 @@ function Check:each_request(path, visit)
     self.found:fault("unreadable files", path, message)
     return nil
   end
-  for record in records do
+  for record in progress.over(records, "checking", path) do
     if not record.blank then lines = lines + 1 end
     if record.error and not record.blank then
       self.found:fault("damaged request lines", ("%s:%d: byte %d"):format(path, record.number, record.error_at or 1),
@@ -129,6 +121,8 @@ function Check:each_request(path, visit)
 end
 
 --- A request file and what the journal says of it.
+---@param iteration table
+---@param part table
 function Check:check_request_file(iteration, part)
   local found, path = self.found, self.state:path(iteration.n, part.file)
   local is_sent = part.batch_id ~= nil or part.done
@@ -142,12 +136,13 @@ function Check:check_request_file(iteration, part)
   end
   if part.bytes and stat.size ~= part.bytes then
     found:fault("request files", path, ("%d bytes, by the journal it had %d"):format(stat.size, part.bytes), how_bad)
-  elseif part.sha256 and fs.sha256(path) ~= part.sha256 then
+  elseif part.sha256 and sha256(path) ~= part.sha256 then
     found:fault("request files", path, "its content is not what the journal planned (SHA-256)", how_bad)
   end
 end
 
 --- Which requests each iteration submitted, by its request files.
+---@param iteration table
 function Check:check_requests(iteration)
   local found, n = self.found, iteration.n
   local seen, by_file, is_whole = {}, false, true
@@ -192,6 +187,8 @@ end
 
 --- The downloaded files of a part against the journal. Sets part.proven where all of them are, to the byte,
 --- what the service sent; part.lost where one is not there, or is another.
+---@param iteration table
+---@param part table
 function Check:check_downloads(iteration, part)
   local found = self.found
   part.proven = true
@@ -216,7 +213,7 @@ function Check:check_downloads(iteration, part)
       part.lost = true
       found:fault("downloaded files", path, ("%d bytes, but %s were downloaded"):format(stat.size, name(digest.bytes)),
         again)
-    elseif fs.sha256(path) ~= digest.sha256 then
+    elseif sha256(path) ~= digest.sha256 then
       part.lost = true
       found:fault("downloaded files", path, "it is not what was downloaded (SHA-256)", again)
     end
@@ -235,6 +232,10 @@ function Check:check_downloads(iteration, part)
 end
 
 --- Every line of a result file: damaged ones, ids nobody submitted, ids answered twice.
+---@param path string
+---@param seen table<integer, integer>  ordinal -> offset
+---@param is_proven boolean
+---@return nil
 function Check:check_lines(path, seen, is_proven)
   local found = self.found
   local reader <close>, message = jsonl.open(path)
@@ -244,7 +245,7 @@ function Check:check_lines(path, seen, is_proven)
   -- What is known to be as the service sent it is the service's fault, and has been dealt with.
   local tell = is_proven and found.note or found.fault
   local since = is_proven and "The service sent it so; the line is left out" or "The line is left out"
-  for record in jsonl.scan(path, { id = "/custom_id" }) do
+  for record in progress.over(jsonl.scan(path, { id = "/custom_id" }), "checking", path) do
     local where = ("%s:%d"):format(path, record.number)
     local ordinal = type(record.id) == "string" and self.index and self.index:find(record.id) or nil
     if record.error and not record.blank then
@@ -271,6 +272,7 @@ function Check:check_lines(path, seen, is_proven)
 end
 
 --- The results of one iteration: downloads, what was merged of them, and every line.
+---@param iteration table
 function Check:check_results(iteration)
   local found, n = self.found, iteration.n
   local files, is_proven, is_lost, has_digests = {}, not self.state.is_foreign, false, true
@@ -298,11 +300,16 @@ function Check:check_results(iteration)
   if stat then self:check_lines(path, {}, is_proven and sound) end
 end
 
---- The merged file against the downloaded ones. Returns whether it is as it should be.
+--- The merged file against the downloaded ones.
+---@param iteration table
+---@param files string[]
+---@param is_lost boolean
+---@param is_proven boolean
+---@return boolean sound  whether it is as it should be
 function Check:check_merged(iteration, files, is_lost, is_proven)
   local found, n = self.found, iteration.n
   local path = self.state:merged_path(n)
-  local as_merged = iteration.merged_sha256 and fs.stat(path) and fs.sha256(path) == iteration.merged_sha256
+  local as_merged = iteration.merged_sha256 and fs.stat(path) and sha256(path) == iteration.merged_sha256
   if is_lost then
     -- The downloads can prove nothing, and what was merged of them may be all there is.
     if not fs.stat(path) then
@@ -342,6 +349,7 @@ end
 
 -- ---------------------------------------------------------------- lists, leftovers, what is under way
 
+---@param iteration table
 function Check:check_batch_list(iteration)
   local found, n = self.found, iteration.n
   local path, listed = self.state:ids_path(n), {}
@@ -373,6 +381,8 @@ function Check:check_batch_list(iteration)
 end
 
 --- Links: the loop writes and reads only what is the job's own.
+---@param iteration table
+---@return nil
 function Check:check_links(iteration)
   local folder = self.state:path(iteration.n, ""):gsub("/$", "")
   local function is_link(path) return (fs.lstat(path) or {}).type == "link" end
@@ -419,6 +429,7 @@ local function state_of(part)
   return part.file_id and "it is uploaded, and has no batch yet" or "it is not sent yet"
 end
 
+---@param iteration table
 function Check:tell_what_is_under_way(iteration)
   for _, part in ipairs(iteration.parts) do
     if not part.done then
@@ -476,10 +487,12 @@ end
 
 --- A completed errand (see obatch.errand) has no requests any more; its record says which there were. Each has
 --- an answer, or is in what was given up or left.
+---@return nil
 function Check:check_completed()
   local path = self.dir .. "/completed.json"
-  local record, problem, at = json.decode(fs.read(path) or "")
-  if type(record) ~= "table" or not json.is_array(record.items) then
+  local value, problem, at = json.decode(fs.read(path) or "")
+  local record = errand.record(value)
+  if not record then
     return self.found:fault("records", ("%s: byte %d"):format(path, at or 1), problem or "it is not a record", SAVE)
   end
   local ends, last = {}, #self.state.iterations
@@ -495,8 +508,8 @@ function Check:check_completed()
     end
   end
   for _, item in ipairs(record.items) do
-    local id = type(item) == "table" and item.custom_id
-    if type(id) == "string" and not ends[id] then
+    local id = item.custom_id
+    if not ends[id] then
       self.found:fault("final results", self.dir .. "/final_results.jsonl", ("custom_id '%s' has no answer here, and "
         .. "nothing says why"):format(name(id)), "What came back for it is in the merged results. " .. SAVE)
     end
@@ -505,7 +518,8 @@ end
 
 -- ---------------------------------------------------------------- the whole
 
---- The table that the last run has left, for a job that cannot be judged; nil where there is none.
+--- The table that the last run has left, for a job that cannot be judged.
+---@return string|nil text
 function Check:last_table()
   local content = fs.read(self.dir .. "/final_correction_log.txt", 1 << 16)
   local table_text = content and content:match("^(iteration .-)\n\n")
@@ -515,8 +529,12 @@ function Check:last_table()
   return (table_text:gsub("[^\n]+", text.printable))
 end
 
---- Checks the job in `dir`. Options: rules, found (a report), original. Returns
---- { state=, table=, totals=, repairs= }; or nil, message, CODE: "USAGE" where it is no job.
+--- Checks a job.
+---@param dir string
+---@param options { rules: table, found: obatch.fsck.Report, original?: string }
+---@return { state: table, table?: string, totals?: table, repairs: table }|nil result
+---@return string|nil message
+---@return string|nil code  "USAGE": it is no job
 function job.check(dir, options)
   local self = setmetatable({ dir = dir, options = options, found = options.found, rules = options.rules,
     repairs = { merged = {}, lists = {}, leftovers = {}, iterations = {}, final = {} },

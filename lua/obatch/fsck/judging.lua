@@ -7,6 +7,7 @@ local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local ledger = require "obatch.ledger"
 local outcome = require "obatch.outcome"
+local progress = require "obatch.progress"
 local report = require "obatch.fsck.report"
 
 local judging = {}
@@ -23,7 +24,15 @@ local function is_valid(book, ordinal) return outcome.CLASSES[book.last[ordinal]
 
 --- Compares one of the files that a ledger writes (of iteration n), as difference.find.
 local function compare(path, file, book, n)
-  return difference.find(path, function(put) book:pieces(file, put, n) end)
+  local stage, bytes = progress.stage("comparing " .. path:match("[^/]*$"), { unit = "bytes",
+    total = (fs.stat(path) or {}).size }), 0
+  return difference.find(path, function(put)
+    book:pieces(file, function(piece, ordinal)
+      bytes = bytes + #piece
+      stage:update(bytes)
+      return put(piece, ordinal)
+    end, n)
+  end)
 end
 
 -- ---------------------------------------------------------------- one iteration
@@ -46,6 +55,13 @@ local function check_conservation(check, book, n)
   end
 end
 
+--- What to do about a file that other verdicts have made; `else_words`: where that is not why.
+local function cause_of(check, else_words)
+  local decided = fs.stat(check.dir .. "/decisions.jsonl") ~= nil
+  return ("Was the job run with another --policy? Name it. %s, %s"):format(decided
+    and "Or was a line of decisions.jsonl deleted? The next run writes it anew. If neither" or "If not", else_words)
+end
+
 --- A derived file that is not what judging again gives.
 local function tell_difference(check, path, found, book, is_not_yet)
   local kind = "files that follow from the results"
@@ -61,7 +77,7 @@ local function tell_difference(check, path, found, book, is_not_yet)
       .. "rules of its own")
   end
   check.found:fault(kind, where, ("it %s%s; judging the results again, by these rules, gives something else"):format(
-    found.what, about), "Was the job run with another --policy? Name it. If not, " .. REPAIR)
+    found.what, about), cause_of(check, REPAIR))
 end
 
 --- The files of iteration n, which was judged last; `is_open`: nothing was written after it yet.
@@ -101,8 +117,8 @@ local function check_final_lines(check, book, path)
     elseif ordinal and not is_valid(book, ordinal) then
       is_more = true
       found:fault("final results", where, ("custom_id '%s' has no good answer in any iteration"):format(
-        name(record.id)), "Was the job run with another --policy? Name it. If not, this line may be all that is left "
-        .. "of the answer: bring the results of its iteration back. --repair leaves the file alone")
+        name(record.id)), cause_of(check, "this line may be all that is left of the answer: bring the results of its "
+        .. "iteration back. --repair leaves the file alone"))
     elseif ordinal and not check.state.is_foreign and record.text ~= book:result_line(ordinal) then
       found:fault("final results", where, ("the line of custom_id '%s' is not the one that was received"):format(
         name(record.id)), REPAIR)
@@ -249,7 +265,11 @@ end
 -- ---------------------------------------------------------------- the whole
 
 --- Judges what is merged, as far as it can be read: sets .table (text), .totals ({ requests=, valid=,
---- given_up=, left= }) and .last_judged of a check (obatch.fsck.job). true | nil, message, CODE.
+--- given_up=, left= }) and .last_judged of a check (obatch.fsck.job).
+---@param check table
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function judging.run(check)
   local state = check.state
   local book <close>, message, code = ledger.new(state, check.original, check.rules, function() end)

@@ -4,6 +4,7 @@ local difference = require "obatch.fsck.difference"
 local fs = require "obatch.fs"
 local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
+local progress = require "obatch.progress"
 
 local merged = {}
 
@@ -11,6 +12,10 @@ local BLOCK = 1 << 20
 
 --- Where a merged file first differs from the files it was made of, one after the other, each ended with a
 --- newline. As difference.find.
+---@param path string
+---@param files string[]
+---@return table|nil difference
+---@return string|nil message
 function merged.compare(path, files)
   return difference.find(path, function(put)
     for _, name in ipairs(files) do
@@ -28,24 +33,29 @@ end
 --- A line as an integer: 64 bits of its SHA-256.
 local function key(line) return math.tointeger(tonumber("0x" .. fs.sha256_text(line):sub(1, 16))) end
 
---- Whether a merged file holds an answer that the downloaded files do not: the number of the first line that
---- does, nil when there is none. The second value counts lines that no downloaded file has, whatever they
---- are worth. A damaged line may be the rest of an answer, unless the downloads have as many lines, or are
---- known to be what was merged (`is_proven`).
+--- Whether a merged file holds an answer that the downloaded files do not. A damaged line may be the rest of an answer,
+--- unless the downloads have as many lines, or are known to be what was merged.
+---@param path string
+---@param files string[]
+---@param index obatch.jsonl.Index
+---@param rules table
+---@param is_proven boolean
+---@return integer|nil number  of the first line that does
+---@return integer lines       that no downloaded file has, whatever they are worth
 function merged.more_than(path, files, index, rules, is_proven)
   local known, best, lines = {}, {}, 0 -- best[ordinal]: whether the downloads hold a good answer
   local function ordinal_of(record)
     return type(record.custom_id) == "string" and index and index:find(record.custom_id) or nil
   end
   for _, file in ipairs(files) do
-    for record in jsonl.scan(file, outcome.FIELDS, { text = true }) do
+    for record in progress.over(jsonl.scan(file, outcome.FIELDS, { text = true }), "comparing", file) do
       if record.text and not record.blank then lines, known[key(record.text)] = lines + 1, true end
       local ordinal = not record.error and ordinal_of(record)
       if ordinal then best[ordinal] = best[ordinal] or outcome.judge(record, rules).class == "valid" end
     end
   end
   local strange, there, damaged = 0, 0, nil
-  for record in jsonl.scan(path, outcome.FIELDS, { text = true }) do
+  for record in progress.over(jsonl.scan(path, outcome.FIELDS, { text = true }), "comparing", path) do
     local is_known = record.blank or record.text and known[key(record.text)]
     there = there + (record.blank and 0 or 1)
     strange = strange + (is_known and 0 or 1)
@@ -62,7 +72,12 @@ function merged.more_than(path, files, index, rules, is_proven)
   return not is_proven and there > lines and damaged or nil, strange
 end
 
---- Makes a merged file of the downloaded ones. true | nil, message, CODE.
+--- Makes a merged file of the downloaded ones.
+---@param path string
+---@param files string[]
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function merged.write(path, files)
   local out <close>, message, code = fs.create(path)
   if not out then return nil, message, code end

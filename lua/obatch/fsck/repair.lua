@@ -59,7 +59,10 @@ local function replace(failures, log, path, is_kept, write)
 end
 
 --- Everything but what follows from judging: the journal's torn line, leftovers, lists, merged results.
---- `check` is a job.check. Returns whether anything was done; what could not be is added to `failures`.
+---@param check table  a job.check
+---@param log fun(line: string)
+---@param failures { path: string, message: string }[]  what could not be done is added to it
+---@return boolean is_done  whether anything was
 function repair.files(check, log, failures)
   local plan, is_done = check.repairs, false
   if plan.torn then
@@ -91,6 +94,10 @@ function repair.files(check, log, failures)
 end
 
 --- What follows from judging the merged results again. As above.
+---@param check table
+---@param log fun(line: string)
+---@param failures table[]
+---@return boolean is_done
 function repair.derived(check, log, failures)
   local plan, is_done = check.repairs, false
   if not next(plan.iterations) and #plan.final == 0 then return false end

@@ -11,9 +11,13 @@ local name = report.name
 
 -- ---------------------------------------------------------------- the journal's lines
 
---- The events of the journal at `path`: a list of { number=, event= }; .torn (the last line is cut off),
---- .damaged (how many earlier lines are no events). What is wrong is told `found`. nil, message, CODE: it
---- cannot be read.
+--- The events of a journal. What is wrong is told `found`: .torn, when the last line is cut off; .damaged, how many
+--- earlier lines are no events.
+---@param path string
+---@param found obatch.fsck.Report
+---@return table|nil events  a list of { number=, event= }; .torn, .damaged
+---@return string|nil message
+---@return string|nil code
 function replay.read(path, found)
   local content, message, code = fs.read(path)
   if not content then return nil, message, code end
@@ -52,11 +56,19 @@ local State = {}
 State.__index = State
 
 --- BASE/iteration_N/NAME, where each %d in NAME is N; as in obatch.job.
+---@param iteration integer
+---@param file string
+---@return string path
 function State:path(iteration, file)
   return ("%s/iteration_%d/%s"):format(self.dir, iteration, (file:gsub("%%d", tostring(iteration))))
 end
 
+---@param iteration integer
+---@return string path
 function State:ids_path(iteration) return self:path(iteration, "submitted_batch_ids_iteration_%d.txt") end
+
+---@param iteration integer
+---@return string path
 function State:merged_path(iteration) return self:path(iteration, "merged_results_iteration_%d.jsonl") end
 
 --- Whether a name from a journal names a file in its folder, and nothing else.
@@ -76,6 +88,8 @@ end
 local function is_count(value) return value == nil or math.type(value) == "integer" end
 
 --- Whether a value from a journal is a part as it is planned (see obatch.part).
+---@param part any
+---@return boolean|nil
 function replay.is_part(part)
   return type(part) == "table" and math.type(part.part) == "integer" and is_file_name(part.file)
     and is_count(part.lines) and is_count(part.bytes) and is_count(part.requeued) and part.batch_id == nil
@@ -93,11 +107,11 @@ function apply.started(state, event)
   state.run, state.original = event.run, event.original
 end
 
---- Whether iteration n may be planned, or taken over, now.
-local function is_next(state, n)
+--- Whether iteration n may be planned now, or be taken over, which several may before the first of them is merged.
+local function is_next(state, n, is_adopted)
   local last = state.iterations[#state.iterations]
   if math.type(n) ~= "integer" then return false end
-  if n == #state.iterations + 1 then return not last or last.merged end
+  if n == #state.iterations + 1 then return is_adopted or not last or last.merged end
   if not last or n ~= last.n or last.merged then return false end
   for _, part in ipairs(last.parts) do -- planned anew, where nothing of it has left the machine
     if part.file_id or part.batch_id or part.upload_doubt or part.requeued or part.done and not part.is_empty then
@@ -121,7 +135,7 @@ function apply.planned(state, event)
 end
 
 function apply.adopted(state, event)
-  if not is_next(state, event.iteration) then
+  if not is_next(state, event.iteration, true) then
     return ("iteration %s begins out of turn"):format(name(event.iteration))
   end
   if type(event.batch_ids) ~= "table" then return "'adopted' does not name its batches" end
@@ -204,8 +218,11 @@ end
 
 before.intent, before.dropped, before.deleted = function() end, function() end, function() end
 
---- Applies an event to its part, in the journal of a job or of a batch folder. Returns what is wrong with it; or
---- nil, and the parts that have its requests now, which are new.
+--- Applies an event to its part, in the journal of a job or of a batch folder.
+---@param part table
+---@param event table
+---@return string|nil problem      what is wrong with it
+---@return table[]|nil successors  the parts that have its requests now, which are new
 function replay.apply(part, event)
   local check = before[event.event]
   if not check then return ("unknown event '%s' (of a newer obatch?)"):format(name(event.event)) end
@@ -241,9 +258,13 @@ local function apply_to_part(state, event)
   end
 end
 
---- The state of the job in `dir` by its journal, without its lock: { dir=, run=, original=, iterations=,
---- batches= (every batch id there ever was), events= }, with the paths of obatch.job; faults go to `found`.
---- nil, message, CODE: the journal cannot be read.
+--- The state of a job by its journal, without its lock: .dir, .run, .original, .iterations, .batches (every batch id
+--- there ever was), .events, with the paths of obatch.job.
+---@param dir string
+---@param found obatch.fsck.Report
+---@return table|nil state
+---@return string|nil message
+---@return string|nil code
 function replay.job(dir, found)
   local path = dir .. "/journal.jsonl"
   local events, message, code = replay.read(path, found)
@@ -276,6 +297,8 @@ end
 
 --- The state of a job that an earlier script made, from its files: each iteration that has a list of batch
 --- ids, request files or merged results.
+---@param dir string
+---@return table|nil state
 function replay.files(dir)
   local state = setmetatable({ dir = dir, iterations = {}, batches = {}, events = { damaged = 0 }, is_foreign = true },
     State)

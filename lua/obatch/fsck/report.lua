@@ -3,6 +3,9 @@
 
 local text = require "obatch.text"
 
+---@class obatch.fsck.Report
+---@field faults integer
+---@field notes integer
 local Report = {}
 Report.__index = Report
 
@@ -14,11 +17,14 @@ local MAX_TOLD = 20
 --- The longest line, and the longest part of it that the files name, in bytes.
 local MAX_LINE, MAX_NAME = 1000, 120
 
+---@return obatch.fsck.Report report
 function report.new()
   return setmetatable({ faults = 0, notes = 0, kinds = {}, by_key = {} }, Report)
 end
 
 --- A custom_id, batch id or other value from a file, for a message.
+---@param value any
+---@return string
 function report.name(value)
   local name = type(value) == "string" and value or tostring(value)
   local cut = text.cut(name, MAX_NAME)
@@ -42,20 +48,28 @@ local function add(self, level, kind, where, what, remedy)
   group.lines[group.count] = #cut < #line and cut .. "..." or cut
 end
 
---- Something does not add up. `kind` groups findings ("damaged lines"), `where` is the file (with line or
---- byte), `what` is wrong there, `remedy` what can be done about it. The kind "journal" is told first.
+--- Something does not add up. The kind "journal" is told first.
+---@param kind string     groups findings ("damaged lines")
+---@param where string    the file, with line or byte
+---@param what string     is wrong there
+---@param remedy? string  what can be done about it
 function Report:fault(kind, where, what, remedy)
   self.faults = self.faults + 1
   add(self, "fault", kind, where, what, remedy)
 end
 
 --- Worth knowing.
+---@param kind string
+---@param where string
+---@param what string
+---@param remedy? string
 function Report:note(kind, where, what, remedy)
   self.notes = self.notes + 1
   add(self, "note", kind, where, what, remedy)
 end
 
 --- The findings as lines, at most MAX_TOLD of each kind: what matters most comes last, where people look.
+---@return string[] lines
 function Report:lines()
   local lines = {}
   for _, level in ipairs { "note", "fault" } do
