@@ -69,6 +69,7 @@ for spec in tests/*_spec.lua; do
   suite "$(basename "$spec" .lua)" "$obatch" run tests/busted.lua "$spec"
 done
 suite "official Node SDK" sh tests/sdk/run.sh "$obatch" build/sdk
+suite "report page in Chromium" sh tests/browser/run.sh "$obatch" build/browser
 
 passed=$(grep '^ok' "$log" | grep -vc '# SKIP')
 failed=$(grep -c '^not ok\|^ok.*# SKIP' "$log")
