@@ -53,7 +53,12 @@ parser:option("--max-errors", "The most errors that a failed batch lists."):defa
 parser:flag("--lax-uploads", "Accept uploads that are empty or do not begin with a line of JSON.")
 parser:flag("--no-cancelled-lines", "No batch_cancelled lines for what a cancelled batch did not run.")
 parser:flag("--range", "File content can be had in ranges.")
-parser:epilog(faults.help)
+parser:epilog([[
+Example:
+  obatch sandbox --port 8080 --model demo &
+  export OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=anything
+
+]] .. faults.help)
 
 --- The model function of a file, or of a name in scripts/models.
 local function load_model(name)

@@ -9,7 +9,8 @@ packages="gcc libc6-dev cmake ninja-build pkg-config
 [ -z "${1-}" ] || packages="$packages tesseract-ocr diffutils"
 if [ "${1-}" = tests ]; then
   packages="$packages clang libclang-rt-dev clang-format clang-tidy lua-busted lua-check
-    libcmocka-dev json-schema-test-suite python3 curl openssl procps"
+    libcmocka-dev json-schema-test-suite python3 curl openssl procps chromium
+    git dpkg-dev file zsh fish"
   # Any node and npm will do, wherever they come from.
   command -v node >/dev/null || packages="$packages nodejs"
   command -v npm >/dev/null || packages="$packages npm"

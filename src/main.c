@@ -1,11 +1,15 @@
 /* obatch: a Lua state, its paths, its signals and an exit code. Everything else is Lua
  * (lua/obatch/cli.lua) or one of the modules in the table below. */
+#include "commit.h"
 #include "obatch.h"
 #include "os.h"
 
+#include <curl/curl.h>
 #include <limits.h>
 #include <locale.h>
 #include <lualib.h>
+#include <microhttpd.h>
+#include <openssl/crypto.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -125,6 +129,20 @@ static int with_traceback(lua_State *L) {
     return 1;
 }
 
+/* The libraries that are loaded now, which may be newer than those it was built with: for
+ * --version. */
+static void push_libraries(lua_State *L) {
+    lua_createtable(L, 0, 4);
+    lua_pushstring(L, lua_ident);
+    lua_setfield(L, -2, "lua");
+    lua_pushstring(L, curl_version());
+    lua_setfield(L, -2, "curl");
+    lua_pushstring(L, MHD_get_version());
+    lua_setfield(L, -2, "microhttpd");
+    lua_pushstring(L, OpenSSL_version(OPENSSL_VERSION));
+    lua_setfield(L, -2, "crypto");
+}
+
 /* Arguments: argc, argv. Returns the exit code that lua/obatch/cli.lua gives. */
 static int run(lua_State *L) {
     int argc = (int)lua_tointeger(L, 1);
@@ -150,7 +168,7 @@ static int run(lua_State *L) {
     lua_pushstring(L, "obatch.cli");
     lua_call(L, 1, 1);
     lua_getfield(L, -1, "main");
-    lua_createtable(L, argc, 2);
+    lua_createtable(L, argc, 4);
     for (int i = 0; i < argc; i++) {
         lua_pushstring(L, argv[i]);
         lua_rawseti(L, -2, i);
@@ -159,6 +177,10 @@ static int run(lua_State *L) {
     lua_setfield(L, -2, "home");
     lua_pushstring(L, OBATCH_VERSION);
     lua_setfield(L, -2, "version");
+    lua_pushstring(L, OBATCH_COMMIT);
+    lua_setfield(L, -2, "commit");
+    push_libraries(L);
+    lua_setfield(L, -2, "libraries");
     lua_call(L, 1, 1);
     return 1;
 }

@@ -13,29 +13,43 @@ end
 local function has(text, words) assert.truthy(text:find(words, 1, true), text) end
 
 describe("obatch", function()
-  it("--help lists every script with what it does, on stdout, exit 0", function()
+  it("--help lists every command with what it does, in groups, on one screen, exit 0", function()
     for _, flag in ipairs { "--help", "-h" } do
-      local code, out, err = support.obatch(flag)
+      local code, out, err = support.obatch({ OBATCH_SCRIPTS = "", XDG_CONFIG_HOME = "/nowhere" }, flag)
       assert.equal(0, code)
       assert.equal("", err)
-      has(out, "Usage: obatch run FILE")
-      assert.truthy(out:find("\n  correction_loop +%u"), out)
-      assert.truthy(out:find("\n  sandbox +%u"), out)
+      has(out, "obatch run FILE")
+      assert.truthy(out:find("\njobs +correction_loop +%u"), out)
+      assert.truthy(out:find("\npages +upload +%u"), out)
+      assert.truthy(out:find("\ntools +sandbox +%u"), out)
+      assert.falsy(out:find("yours", 1, true), out) -- a new script belongs into one of the groups of cli.lua
+      local lines = 0
+      for line in out:gmatch("([^\n]*)\n") do
+        lines = lines + 1
+        assert.truthy(utf8.len(line) < 80, line)
+      end
+      assert.truthy(lines <= 24, "lines: " .. lines)
     end
   end)
 
-  it("--version is one line", function()
+  it("--version tells the commit and the libraries", function()
     local code, out, err = support.obatch("--version")
     assert.equal(0, code)
-    assert.truthy(out:find("^obatch %d+%.%d+%.%d+\n$"), out)
     assert.equal("", err)
+    assert.truthy(out:find("^obatch %d+%.%d+%.%d+ %([^()\n]+%)\n"), out)
+    local _, head = support.shell("git -C " .. support.quote(support.home) .. " describe --tags --always --abbrev=10")
+    if head ~= "" then has(out, "(" .. head:match("%S+")) else has(out, "commit unknown") end
+    for _, library in ipairs { "Lua 5%.4%.%d", "libcurl %d+%.%d+%.%d+ with %u%w+/%d", "libmicrohttpd %d+%.",
+      "OpenSSL %d+%.", "lua%-cjson %d+%.", "lua%-argparse %d+%.", "Lrexlib .*PCRE2 %d+%." } do
+      assert.truthy(out:find("\n" .. library), out)
+    end
   end)
 
   it("without arguments is wrong usage: 2, help on stderr", function()
     local code, out, err = support.obatch()
     assert.equal(2, code)
     assert.equal("", out)
-    has(err, "Usage: obatch run FILE")
+    has(err, "Usage: obatch NAME")
   end)
 
   it("names a script that does not exist, and where it looked", function()
@@ -160,7 +174,7 @@ describe("a script", function()
     assert.equal("mine\n", out)
     code, out = support.shell(("cd %s && %s --help"):format(dir.path, support.quote(support.binary)))
     assert.equal(0, code)
-    has(out, "My own.")
+    has(out, "My own")
     has(out, "correction_loop")
   end)
 end)
@@ -193,34 +207,6 @@ describe("the program finds its lua/ and scripts/", function()
     local failed, _, err = support.obatch({ OBATCH_HOME = "/nowhere" }, "--version")
     assert.equal(1, failed)
     has(err, "OBATCH_HOME")
-  end)
-
-  it("where cmake --install puts them", function()
-    local dir <close> = support.tmpdir()
-    local code, out, err = support.shell(("cmake --install %s --prefix %s/usr"):format(
-      support.quote(support.binary:match("^(.*)/")), dir.path))
-    assert.equal(0, code, out .. err)
-    local obatch = dir.path .. "/usr/bin/obatch"
-    code, out = support.shell(("cd / && %s --version && %s correction_loop --help && %s --help"):format(obatch, obatch,
-      obatch))
-    assert.equal(0, code)
-    has(out, "--original-requests")
-    code, out = support.shell("cd / && " .. obatch .. " no_such_script 2>&1")
-    assert.equal(2, code)
-    has(out, dir.path .. "/usr/bin/../share/obatch/scripts")
-    -- and a whole job runs from there
-    code, out, err = support.shell(([[cd %s
-      usr/bin/obatch sandbox --port 0 --dir box --model demo >box.out & box=$!
-      until url=$(sed -n 's/^listening on //p' box.out); [ -n "$url" ]; do kill -0 $box || exit; sleep 0.05; done
-      echo '{"custom_id":"p-1","method":"POST","url":"/v1/responses","body":{"model":"m","input":"x"}}' >in.jsonl
-      OPENAI_API_KEY=k OPENAI_BASE_URL=$url/v1 usr/bin/obatch correction_loop --base-dir job \
-        --original-requests in.jsonl --poll-wait 0.2
-      code=$?; kill $box; wait $box; exit $code]]):format(dir.path))
-    assert.equal(0, code, out .. err)
-    has(out, "1 requests: 1 have a good answer")
-    -- nothing of the source tree was used, and no shell scripts were installed
-    local _, found = support.shell(("find %s/usr -name '*.sh' -o -name obatch.home"):format(dir.path))
-    assert.equal("", found)
   end)
 end)
 

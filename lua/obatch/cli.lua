@@ -5,72 +5,141 @@
 -- 130 interrupted and resumable.
 
 local argparse = require "argparse"
+local columns = require "obatch.columns"
 local fs = require "obatch.fs"
+local nearest = require "obatch.nearest"
+local scripts = require "obatch.scripts"
 local term = require "obatch.term"
 local text = require "obatch.text"
 
-local cli = { home = nil, version = nil }
+---@class obatch.cli
+---@field home string the folder that holds lua/, scripts/ and README.md
+---@field version string such as "0.1.0"
+---@field commit string what it was built from, such as "9ded594a0b" or "9ded594a0b-dirty"; "" when nobody knows
+---@field libraries { lua: string, curl: string, microhttpd: string, crypto: string } versions of what is loaded
+local cli = { home = nil, version = nil, commit = nil, libraries = nil }
 
 local USAGE = [[
-Usage: obatch run FILE [ARGUMENTS]     run a Lua script
-       obatch NAME [ARGUMENTS]         run NAME.lua from ./scripts or from the installed scripts
-       obatch repl [-e CODE]           look at files, batches and result lines interactively
+Usage: obatch NAME [ARGUMENTS]       "obatch NAME --help" has an example
+       obatch run FILE [ARGUMENTS]   a Lua script of your own
        obatch --help | --version
 
-Scripts:
-%s
-"obatch NAME --help" tells what a script does and takes.
-]]
+%s]]
 
---- The folders in which a bare NAME is looked up, first one wins.
-local function script_folders()
-  return { "scripts", cli.home .. "/scripts" }
-end
+--- The commands as --help groups them. What is in none of the groups is the user's own.
+local GROUPS = {
+  { "jobs", "correction_loop" },
+  { "pages", "upload", "download", "clean", "deep_clean", "validate" },
+  { "looking", "status", "why", "collect", "report", "fsck", "repl" },
+  { "service", "batches", "files" },
+  { "tools", "sandbox", "run", "scripts", "completion" },
+}
 
---- The path of the script NAME, or nil.
-local function find_script(name)
-  if not name:find("^[%w_-]+$") then return nil end
-  for _, folder in ipairs(script_folders()) do
-    local path = ("%s/%s.lua"):format(folder, name)
-    if fs.stat(path) then return path end
+--- The commands that are no scripts, and what they do.
+cli.BUILT_IN = {
+  repl = "Looks at jobs, files and batches interactively.",
+  run = "Runs a Lua script.",
+}
+
+--- As much of a description as fits: its first clauses, or else its first words.
+local function shortened(description, places)
+  local short = text.printable(description):gsub("%.$", "")
+  if columns.places(short) <= places then return short end
+  local best
+  for clause in short:gmatch("()[,:;.] ") do
+    if columns.places(short:sub(1, clause - 1)) <= places then best = short:sub(1, clause - 1) end
   end
+  return best or columns.cut(short, places)
 end
 
---- One line per script: its name and the first line of its head comment.
-local function list_scripts()
-  local lines, seen = {}, {}
-  for _, folder in ipairs(script_folders()) do
-    for _, file in ipairs(fs.list(folder) or {}) do
-      local name = file:match("^(.*)%.lua$")
-      if name and not seen[name] then
-        seen[name] = true
-        local script = fs.read(folder .. "/" .. file, 4096) or ""
-        lines[#lines + 1] = ("  %-18s %s"):format(name, script:match("^%-%-%-? *([^\n]*)") or "")
+--- What --help says: the commands by group, one line each.
+local function usage()
+  local found, own = {}, {}
+  for name, description in pairs(cli.BUILT_IN) do found[name] = { description = description } end
+  for _, script in ipairs(scripts.list(cli.home)) do found[script.name] = found[script.name] or script end
+  local grouped, names = {}, {}
+  for _, group in ipairs(GROUPS) do
+    for i = 2, #group do grouped[group[i]] = true end
+  end
+  for name in pairs(found) do
+    names[#names + 1] = name
+    if not grouped[name] then own[#own + 1] = name end
+  end
+  table.sort(own)
+  table.insert(own, 1, "yours")
+  local width = 0
+  for _, name in ipairs(names) do width = math.max(width, #name) end
+  local lines = {}
+  for _, group in ipairs { GROUPS[1], GROUPS[2], GROUPS[3], GROUPS[4], GROUPS[5], own } do
+    local title = group[1]
+    for i = 2, #group do
+      local script = found[group[i]]
+      if script then
+        lines[#lines + 1] = ("%-9s%s  %s\n"):format(title, group[i] .. (" "):rep(width - #group[i]),
+          shortened(script.description, 79 - 9 - width - 2))
+        title = ""
       end
     end
   end
-  table.sort(lines)
-  return table.concat(lines, "\n") .. "\n"
+  return USAGE:format(table.concat(lines))
 end
 
---- An argparse parser for the script `name`: wrong usage ends with exit code 2 and one line that
+--- True while a parser is looked at and nothing is to be run.
+local only_parser = false
+
+--- An argparse parser for a script: wrong usage ends with exit code 2 and one line that
 --- says what is wrong.
+---@param name string
+---@param description string
+---@return table parser
 function cli.parser(name, description)
   local parser = argparse("obatch " .. name, description):help_max_width(80)
   function parser.error(self, message)
     io.stderr:write(("%s\n\nobatch %s: %s\n"):format(self:get_usage(), name, message))
     os.exit(2, true)
   end
+  local parse = parser.parse
+  function parser.parse(self, ...)
+    if only_parser then error({ parser = self }, 0) end
+    return parse(self, ...)
+  end
   return parser
 end
 
+--- The parser that a command makes. The command runs as far as its parser:parse(), and no further: a script does
+--- nothing before that. One that makes no parser by cli.parser() is not run at all.
+---@param command string|fun() path of a script, or a function
+---@return table? parser lua-argparse's
+---@return string? message
+function cli.parser_of(command)
+  local chunk = command
+  if type(command) == "string" then
+    local source, message = fs.read(command)
+    if not source then return nil, message end
+    if not source:find("cli.parser(", 1, true) then return nil, command .. " makes no parser by cli.parser()" end
+    chunk, message = load(source, "@" .. command, "t")
+    if not chunk then return nil, message end
+  end
+  only_parser = true
+  local ok, stop = pcall(chunk)
+  only_parser = false
+  if not ok and type(stop) == "table" and stop.parser then return stop.parser end
+  return nil, ok and tostring(command) .. " ends before its parser:parse()" or tostring(stop)
+end
+
 --- For option values: `parser:option("--n"):convert(cli.positive_integer)`.
+---@param word string
+---@return integer|nil number
+---@return string|nil message
 function cli.positive_integer(word)
   local number = math.tointeger(tonumber(word))
   if not number or number < 1 then return nil, ("'%s' is not a whole number above 0"):format(word) end
   return number
 end
 
+---@param word string
+---@return number|nil number
+---@return string|nil message
 function cli.positive_number(word)
   local number = tonumber(word)
   if not number or number ~= number or number <= 0 or number == math.huge then
@@ -79,6 +148,9 @@ function cli.positive_number(word)
   return number
 end
 
+---@param word string
+---@return number|nil seconds
+---@return string|nil message
 function cli.seconds(word)
   local number = tonumber(word)
   if not number or number ~= number or number < 0 or number == math.huge then
@@ -87,13 +159,20 @@ function cli.seconds(word)
   return number
 end
 
---- Says on stderr what is wrong and returns the exit code, so that a script can
+--- Says on stderr what is wrong, so that a script can
 --- `return cli.fail(1, "...")`. No control character of anybody's words reaches the terminal.
+---@param code integer
+---@param format string
+---@param ... any
+---@return integer code  the exit code
 function cli.fail(code, format, ...)
+  local progress = package.loaded["obatch.progress"] -- what was never loaded shows nothing
+  if progress then progress.hide() end
   local words = table.pack(...)
   for i = 1, words.n do
     if type(words[i]) == "string" then words[i] = words[i]:gsub("[^\n\t]+", text.shown) end
   end
+  io.stdout:flush() -- what was put out before stays before this, also in one file
   io.stderr:write("obatch: ", format:format(table.unpack(words, 1, words.n)), "\n")
   return code
 end
@@ -104,6 +183,9 @@ local FIRST = { ENOSPC = "free some space, then ", EDQUOT = "free some space, th
 
 --- The exit code of a job that stopped before its end, said on stderr: something in the world is at
 --- fault, or the user wants it. Nothing is lost: the journal knows where to go on.
+---@param message string
+---@param code? string
+---@return integer code
 function cli.stopped(message, code)
   if code == "INTERRUPTED" then return cli.fail(130, "interrupted: run the same command again to go on") end
   if code == "USAGE" or code == "CHANGED" then return cli.fail(2, "%s", message) end
@@ -132,21 +214,64 @@ local function run_file(path, arguments)
   return term.interrupted() and 130 or 0
 end
 
---- What the host calls: `arg` is argv with .home and .version.
+--- The program's version with what it was built from: "0.1.0 (9ded594a0b)".
+---@return string version
+function cli.full_version()
+  return ("%s (%s)"):format(cli.version, cli.commit ~= "" and cli.commit or "built outside git, commit unknown")
+end
+
+--- What --version prints: the program, and each library as it is loaded now.
+local function print_version()
+  local rex = require "rex_pcre2"
+  print("obatch " .. cli.full_version())
+  print(cli.libraries.lua:match("Lua [%d.]+"))
+  local curl, tls = cli.libraries.curl:match("^libcurl/(%S+)%s+(%S+)")
+  print(("libcurl %s with %s"):format(curl, tls))
+  print("libmicrohttpd " .. cli.libraries.microhttpd)
+  print(cli.libraries.crypto)
+  print("lua-cjson " .. require "cjson"._VERSION)
+  print("lua-argparse " .. argparse.version)
+  print(("%s, PCRE2 %s"):format(rex._VERSION, rex.version()))
+end
+
+--- Says when a script of the folder that one happens to be in is run instead of the installed one: that may be
+--- what the user wants, or what came with somebody's files. The other folders are the user's own.
+local function tell_of_shadow(script)
+  if script.from == "here" and script.differs then
+    io.stderr:write(("obatch: %s is ./%s here, not the installed one\n"):format(script.name, script.path))
+  end
+end
+
+--- There is no such command: what may have been meant, and where it was looked for.
+local function unknown(command)
+  local names, looked = {}, {}
+  for name in pairs(cli.BUILT_IN) do names[#names + 1] = name end
+  for _, script in ipairs(scripts.list(cli.home)) do names[#names + 1] = script.name end
+  table.sort(names)
+  for i, folder in ipairs(scripts.folders(cli.home)) do looked[i] = folder.path end
+  local meant = nearest.of(command, names)
+  return cli.fail(2, "no script called '%s'%s \"obatch --help\" lists what there is (looked in %s)", command,
+    meant and (": did you mean '%s'?"):format(meant) or ".", table.concat(looked, ", "))
+end
+
+--- What the host calls.
+---@param arg table  argv with .home, .version, .commit and .libraries
+---@return integer code  the exit code
 function cli.main(arg)
-  cli.home, cli.version = arg.home, arg.version
+  cli.home, cli.version = fs.absolute(arg.home) or arg.home, arg.version
+  cli.commit, cli.libraries = arg.commit, arg.libraries
   forbid_undefined_globals()
   local command = arg[1]
   local rest = table.move(arg, 2, #arg, 1, {})
 
   if not command then
-    io.stderr:write(USAGE:format(list_scripts()))
+    io.stderr:write(usage())
     return 2
   elseif command == "--help" or command == "-h" then
-    io.write(USAGE:format(list_scripts()))
+    io.write(usage())
     return 0
   elseif command == "--version" then
-    print("obatch " .. cli.version)
+    print_version()
     return 0
   elseif command == "repl" then
     return require "obatch.repl".main(rest)
@@ -156,12 +281,10 @@ function cli.main(arg)
     if not fs.stat(path) then return cli.fail(2, "%s: there is no such file", path) end
     return run_file(path, rest)
   end
-  local path = find_script(command)
-  if not path then
-    return cli.fail(2, "no script called '%s' in %s. \"obatch --help\" lists what there is",
-      command, table.concat(script_folders(), " or "))
-  end
-  return run_file(path, rest)
+  local script = scripts.find(cli.home, command)
+  if not script then return unknown(command) end
+  tell_of_shadow(script)
+  return run_file(script.path, rest)
 end
 
 return cli

@@ -6,53 +6,75 @@ local faults = {}
 --- The grammar, as `obatch sandbox --help` shows it.
 faults.help = [[
 Faults: rules "WHERE: WORDS", separated by ";". A word is NAME or NAME=VALUE.
-The first rule of a place that fires decides, so rules in a row make a sequence:
-  --faults "create_batch: drop late first=1; content: cut=500 first=2; results: missing every=9"
+The first rule of a place that fires decides, so rules in a row make a
+sequence:
+  --faults "create_batch: drop late first=1; results: missing every=9"
 
 When (no word: always). A rule counts what reaches it:
-  first=N  after=N (not the first N)  every=K (each K-th)  chance=P (0 to 1, see --seed)
-  while=FILE (as long as there is such a file: create it and remove it)
+  first=N           the first N only
+  after=N           not the first N
+  every=K           each K-th
+  chance=P          0 to 1, see --seed
+  while=FILE        as long as there is such a file: create it and remove it
 
-upload list_files file delete_file content create_batch list_batches batch cancel
-create_upload add_part complete_upload cancel_upload, or * for all of them:
+upload list_files file delete_file content create_batch list_batches batch
+cancel create_upload add_part complete_upload cancel_upload, or * for all:
   status=CODE       answer with this HTTP error; with it:
-    code=WORD         the error's code             quota           429, insufficient_quota
-    retry-after=S     Retry-After, seconds         retry-after-ms=MS
-    should-retry=true|false   x-should-retry       body=html|empty not JSON (with 200, too)
+    code=WORD         the error's code
+    quota             429, insufficient_quota
+    retry-after=S     Retry-After, seconds
+    retry-after-ms=MS
+    should-retry=true|false   x-should-retry
+    body=html|empty   not JSON (with 200, too)
   drop              close the connection without an answer
   stall             never answer, keep the connection open
-  late              with status, drop, stall: do what was asked, lose only the answer
+  late              with status, drop, stall: do what was asked, lose only the
+                    answer
   cut=BYTES         promise the whole body, send so much of it, close
-  truncate=BYTES    promise and send only so much  longer=BYTES    so much more than there is
+  truncate=BYTES    promise and send only so much
+  longer=BYTES      so much more than there is
   count=BYTES       the file object claims so many more bytes (less: -BYTES)
-  etag=weak|changing|none, range=wrong   content with --range: no proof that it is the same;
-                    another part than the one that was asked for
-  rate=BYTES        send so much a second          delay=S         wait before answering
+  etag=weak|changing|none, range=wrong   content with --range: no proof that
+                    it is the same; another part than the one asked for
+  rate=BYTES        send so much a second
+  delay=S           wait before answering
 results (one line each):
-  status=CODE       the model's endpoint said so (0 too); body=empty; to=output|error
+  status=CODE       the model's endpoint said so (0 too)
+  body=empty        no body
+  to=output|error   the file it goes to
   error=CODE        no HTTP answer, for example request_timeout
-  missing           no line                        duplicate       the line twice
+  missing           no line
+  duplicate         the line twice
   unknown           one more line, for a custom_id nobody sent
-  garbage           half a line                    no-id           custom_id ""
-  long=BYTES        a line of so many bytes instead, most of them NUL; it comes last
+  garbage           half a line
+  no-id             custom_id ""
+  long=BYTES        a line of so many bytes instead, most of them NUL; it comes
+                    last
   asked=N, id=ID    only the N-th answer for a custom_id; only this custom_id
 batches (one batch each):
   validating=S in_progress=S finalizing=S cancelling=S   how long it stays so
-  expire=SHARE, cancel=SHARE   ends expired, cancelled, after this share of its requests (0 to 1)
+  expire=SHARE, cancel=SHARE   ends expired, cancelled, after this share of its
+                    requests (0 to 1)
   fail=CODE         fails validation; line=N, param=WORD
   no-file           fails validation: "Cannot find file"
-  unlisted=S        not in the list for so long    no-metadata     forgets its metadata
-  empty-ids         absent file ids are ""         null-output     forgets its output file
+  unlisted=S        not in the list for so long
+  no-metadata       forgets its metadata
+  empty-ids         absent file ids are ""
+  null-output       forgets its output file
   ordered           results in the order of the requests, not shuffled
   truncated         the output file ends in the middle of a line
 files (one upload each):
-  hidden=S          not found for so long          expire=S        expires so soon
+  hidden=S          not found for so long
+  expire=S          expires so soon
 limits (always):
-  tokens=N          enqueued tokens per model (text at 4 bytes each, pictures by size); of them
+  tokens=N          enqueued tokens per model (text at 4 bytes each, pictures
+                    by size); of them
     taken=M for=S     others use M, for S seconds from the first batch on
-  creations=N       batches an hour, then 429 with Retry-After; per=S   seconds, not an hour
+  creations=N       batches an hour, then 429 with Retry-After
+    per=S             in S seconds, not in an hour
   storage=BYTES     of all files together; an upload beyond it is refused
-  requests=N        per batch, not 50,000          bytes=N         per input file, not 209,715,200]]
+  requests=N        per batch, not 50,000
+  bytes=N           per input file, not 209,715,200]]
 
 -- The words of each place, by what their values are: a flag has none, a share is from 0 to 1, a
 -- status from 200 to 599, a list names the values there are; only an offset may be below 0.
@@ -108,7 +130,10 @@ end
 local Faults = {}
 Faults.__index = Faults
 
---- Reads a specification. Returns the faults | nil, message.
+--- Reads a specification.
+---@param spec string
+---@return table|nil faults
+---@return string|nil message
 function faults.parse(spec)
   local self = setmetatable({ rules = {} }, Faults)
   for text in spec:gmatch("[^;\n]+") do
@@ -160,24 +185,33 @@ local function pick(self, place, matches)
 end
 
 --- What one HTTP request to `endpoint` meets.
+---@param endpoint string
+---@return table|nil fault
 function Faults:request(endpoint)
   local rule = pick(self, endpoint)
   return rule ~= nothing and rule or pick(self, "*")
 end
 
 --- What the answer to `custom_id`, asked for the `asked`-th time, meets.
+---@param custom_id string
+---@param asked integer
+---@return table|nil fault
 function Faults:result(custom_id, asked)
   return pick(self, "results", function(rule)
     return (rule.asked or asked) == asked and (rule.id or custom_id) == custom_id
   end)
 end
 
+---@return table|nil fault
 function Faults:batch() return pick(self, "batches") end
 
+---@return table|nil fault
 function Faults:file() return pick(self, "files") end
 
---- A limit: "tokens", "creations", "storage" (nil: none), "requests", "bytes" (nil: the service's own).
---- Second, the rule that sets it.
+--- A limit, and the rule that sets it.
+---@param name "tokens"|"creations"|"storage"|"requests"|"bytes"
+---@return integer|nil limit  nil: none, or the service's own
+---@return table|nil rule
 function Faults:limit(name)
   for _, rule in ipairs(self.rules.limits or nothing) do
     if rule[name] then return rule[name], rule end
