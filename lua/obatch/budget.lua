@@ -9,8 +9,13 @@ local term = require "obatch.term"
 local tokens = require "obatch.tokens"
 
 local budget = {}
+
+---@class obatch.Budget
+---@field limited boolean  whether there is any ceiling
+---@field prices table     the price table
 local Budget = {}
 Budget.__index = Budget
+---@class obatch.Purse
 local Purse = {}
 Purse.__index = Purse
 
@@ -30,6 +35,7 @@ local KINDS = {
 }
 
 --- Adds the options of a command that submits.
+---@param parser table
 function budget.options(parser)
   parser:option("--budget-requests", "Submit at most so many requests."):argname("N")
     :convert(cli.positive_integer)
@@ -41,8 +47,10 @@ function budget.options(parser)
   parser:option("--prices", "Price table (default: lua/obatch/prices.lua)."):argname("FILE")
 end
 
---- The budget that the options name: .limited says whether there is any ceiling, .prices is the price table.
---- Or nil and what is wrong with the options.
+--- The budget that the options name.
+---@param args table
+---@return obatch.Budget|nil budget
+---@return string|nil message  what is wrong with the options
 function budget.from_options(args)
   local prices, message = tokens.prices(args.prices)
   if not prices then return nil, message end
@@ -54,8 +62,10 @@ function budget.from_options(args)
     per_day = args.budget_per_day or false, started = os.time() }, Budget)
 end
 
---- Whether requests for a model can be counted: a ceiling in USD needs its price. true, or nil, message. With
---- true, too, the message says when no price is known.
+--- Whether requests for a model can be counted: a ceiling in USD needs its price.
+---@param model string
+---@return true|nil ok
+---@return string|nil message  with true, too, where no price is known
 function Budget:check_model(model)
   local _, unpriced = tokens.cost(self.prices, model, 0, 0)
   if unpriced and self.most.usd then return nil, "--budget: " .. unpriced end
@@ -68,8 +78,9 @@ local function midnight()
   return os.time { year = day.year, month = day.month, day = day.day, hour = 0 }
 end
 
---- The purse of a run, made once, before anything is submitted in it. Without a meter nothing was submitted
---- before, and nothing is known about estimates.
+--- The purse of a run, made once, before anything is submitted in it.
+---@param meter? obatch.Meter  nil: nothing was submitted before, and nothing is known about estimates
+---@return obatch.Purse purse
 function Budget:purse(meter)
   local purse = setmetatable({ budget = self, meter = meter, mark = meter and meter:mark() }, Purse)
   purse:refresh()
@@ -92,9 +103,13 @@ function Purse:refresh()
   end
 end
 
---- What a request will take, by the estimates of its tokens (`tokens_out` is the limit that it names; nil for
---- none) and by how far estimates for the model were off so far: tokens in, tokens out, and USD, nil where
---- the model has no price.
+--- What a request will take, by the estimates of its tokens and by how far estimates for the model were off so far.
+---@param model string
+---@param tokens_in? integer
+---@param tokens_out? integer  the limit that it names
+---@return integer tokens_in
+---@return integer tokens_out
+---@return number|nil usd  nil where the model has no price
 function Purse:estimate(model, tokens_in, tokens_out)
   local factors = self.factors[model]
   if not factors then
@@ -149,8 +164,12 @@ local function is_overdrawn(self)
 end
 
 --- Has parts taken back that wait to be submitted (see obatch.part), from the last one, as long as they are more
---- than the budget allows: an earlier run may have had another one. drop(part) does it, and returns true, or
---- nil, message, CODE; so does this.
+--- than the budget allows: an earlier run may have had another one.
+---@param parts table[]
+---@param drop fun(part: table): true?, string?, string?
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Purse:shed(parts, drop)
   for i = #parts, 1, -1 do
     self:refresh()
@@ -165,13 +184,24 @@ function Purse:shed(parts, drop)
 end
 
 --- Whether one more request fits into what is left; see take().
+---@param model string
+---@param tokens_in? integer
+---@param tokens_out? integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
 function Purse:fits(model, tokens_in, tokens_out)
   local need, message, code = fit(self, model, tokens_in, tokens_out)
   return need and true, message, code
 end
 
---- Takes one more request out of the purse. true; or nil, message, CODE: SPENT when too little is left for
---- it, OVER when it alone takes more than the whole budget. Estimates as for estimate().
+--- Takes one more request out of the purse. Estimates as for estimate().
+---@param model string
+---@param tokens_in? integer
+---@param tokens_out? integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  "SPENT": too little is left for it; "OVER": it alone takes more than the whole budget
 function Purse:take(model, tokens_in, tokens_out)
   local need, message, code = fit(self, model, tokens_in, tokens_out)
   if not need then return nil, message, code end

@@ -50,10 +50,12 @@ local function parse(content)
   return records
 end
 
---- Reads a table whose first line names its columns. One of them is "path", the path of an image: as
---- it is given to the program, or from the image folder on. Returns a list of the names of the other
---- columns, and a table path -> { COLUMN = cell }; or nil, message, CODE (MALFORMED, or the errno
---- name). Every cell but a path must be UTF-8, and no path may be there twice.
+--- Reads a table whose first line names its columns. One of them is "path", the path of an image: as it is given to the
+--- program, or from the image folder on. Every cell but a path must be UTF-8, and no path may be there twice.
+---@param path string
+---@return string[]|nil columns  the others
+---@return table<string, table<string, string>>|string rows  path -> column -> cell; or the message
+---@return string|nil code  "MALFORMED", or an errno name
 function csv.read(path)
   local content, message, code = fs.read(path)
   if not content then return nil, text.printable(message), code end
@@ -102,8 +104,11 @@ function csv.read(path)
   return columns, rows
 end
 
---- The row of an image: by its path as it is, or else by what follows `image_dir` in it. nil when
---- there is none.
+--- The row of an image: by its path as it is, or else by what follows `image_dir` in it.
+---@param rows table<string, table<string, string>>
+---@param path string
+---@param image_dir string
+---@return table<string, string>|nil row
 function csv.lookup(rows, path, image_dir)
   local folder = image_dir:gsub("/+$", "") .. "/"
   local inside = path:sub(1, #folder) == folder and path:sub(#folder + 1):gsub("^/+", "")

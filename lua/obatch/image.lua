@@ -26,8 +26,10 @@ end
 
 function File:__close() self.handle:close() end
 
---- Where in the window `position` (1 is the file's first byte) is, after moving it there when it does
---- not hold `count` bytes from there on.
+--- Where in the window a position is, after moving it there when it does not hold `count` bytes from there on.
+---@param position integer  1 is the file's first byte
+---@param count integer
+---@return integer index
 function File:window(position, count)
   local at = position - self.first + 1
   if at >= 1 and at + count - 1 <= #self.chunk then return at end
@@ -42,19 +44,27 @@ function File:window(position, count)
   return 1
 end
 
---- `count` bytes from `position`; fewer where the file ends.
+--- Bytes from a position on; fewer where the file ends.
+---@param position integer
+---@param count integer
+---@return string bytes
 function File:bytes(position, count)
   local at = self:window(position, count)
   return self.chunk:sub(at, at + count - 1)
 end
 
 --- The byte at `position`; nil behind the end.
+---@param position integer
+---@return integer|nil byte
 function File:byte(position)
   local at = self:window(position, 1)
   return self.chunk:byte(at)
 end
 
 --- string.unpack of what stands at `position`; nil where the file ends before.
+---@param format string
+---@param position integer
+---@return any ...
 function File:unpack(format, position)
   local size = string.packsize(format)
   local bytes = self:bytes(position, size)
@@ -62,6 +72,8 @@ function File:unpack(format, position)
 end
 
 --- The file's last bytes, without those before `position`.
+---@param position integer
+---@return string bytes
 function File:tail(position) return self:bytes(math.max(position, self.size - STEP + 1), STEP) end
 
 -- ---------------------------------------------------------------- one function per format
@@ -222,9 +234,10 @@ local FORMATS = {
 --- The longest signature, in bytes.
 local SIGNATURE = 12
 
---- The sides of an image that is no file, in pixels, by its header alone: `read(position, count)` gives at
---- least `count` bytes from `position` (1 is the first), fewer only where they end. Width and height; nil
---- for what is no image, or ends before its size is said.
+--- The sides of an image that is no file, by its header alone.
+---@param read fun(position: integer, count: integer): string  at least `count` bytes, fewer only at the end
+---@return integer|nil width   pixels; nil for what is no image, or ends before its size is said
+---@return integer|nil height
 function image.size(read)
   local head = read(1, SIGNATURE)
   for _, format in ipairs(FORMATS) do
@@ -236,10 +249,12 @@ function image.size(read)
   end
 end
 
---- What the file at `path` is: { type = "png"|"jpeg"|"gif"|"webp", width =, height = (pixels),
---- bytes = (its size) }. Or nil, message, CODE: EMPTY; NOT_IMAGE, also for an image that no program
---- could show; CUT_OFF; ANIMATED, which the API refuses; or the errno name of a file that cannot be
---- read.
+--- What an image file is.
+---@param path string
+---@return { type: "png"|"jpeg"|"gif"|"webp", width: integer, height: integer, bytes: integer }|nil facts  pixels
+---@return string|nil message
+---@return string|nil code  "EMPTY"; "NOT_IMAGE", also for one that no program could show; "CUT_OFF"; "ANIMATED", which
+--- the API refuses; or an errno name
 function image.facts(path)
   local function fail(reason, code) return nil, text.printable(path) .. " " .. reason, code end
 

@@ -12,12 +12,13 @@ local BUILT_IN = {
 }
 
 --- Compiles a template: {name}, {path} and {dir} stand for the image's file name, path and folder,
---- and {COLUMN} for a field of it, for each of `columns` (a list of names; see obatch.csv). Any other
---- brace is a brace, since prompts contain JSON.
---
--- Returns a function (path, fields) -> text, or nil and a message where a field is missing; and the
--- list of the columns that the template uses. `fields` is a table COLUMN -> string. Or nil and a
--- message for a template that is not UTF-8, or that uses a column called like something built in.
+--- and {COLUMN} for a field of it. Any other brace is a brace, since prompts contain JSON. The function that fills it
+--- returns nil and a message where a field is missing.
+---@param template string
+---@param columns? string[]  see obatch.csv
+---@return (fun(path: string, fields?: table<string, string>): string?, string?)|nil fill
+---@return string[]|string used  the columns that the template uses; or what is wrong: it is not UTF-8, or a column is
+--- called like something built in
 function prompt.compile(template, columns)
   local valid, bad = utf8.len(template)
   if not valid then return nil, ("the prompt is not UTF-8 (byte %d): save it as UTF-8"):format(bad) end
@@ -48,6 +49,9 @@ function prompt.compile(template, columns)
 end
 
 --- Whether {key} stands for something in a prompt: built in, or one of `columns`.
+---@param key string
+---@param columns string[]
+---@return boolean
 function prompt.is_known(key, columns)
   for _, column in ipairs(columns) do
     if column == key then return true end

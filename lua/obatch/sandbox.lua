@@ -344,15 +344,19 @@ local function serve(self, req)
   req:close()
 end
 
---- Starts listening. options:
---   dir         where the state is kept; going on from what is there
---   port        0: a free one
---   host        the address to listen on; nil: this machine only
---   faults      from obatch.sandbox.faults
---   seed        of everything random, an integer
---   range       true: file content can be had in ranges
--- and those of obatch.sandbox.files and obatch.sandbox.batches.
--- Returns the sandbox, with .port | nil, message, CODE.
+---@class obatch.sandbox.Options: obatch.sandbox.BatchOptions
+---@field dir string      where the state is kept; going on from what is there
+---@field port integer    0: a free one
+---@field host? string    the address to listen on; nil: this machine only
+---@field faults table    from obatch.sandbox.faults
+---@field seed integer    of everything random
+---@field range? boolean  file content can be had in ranges
+
+--- Starts listening. Takes the options of obatch.sandbox.files, too.
+---@param options obatch.sandbox.Options
+---@return table|nil sandbox  with .port
+---@return string|nil message
+---@return string|nil code
 function sandbox.open(options)
   math.randomseed(options.seed)
   local self = setmetatable({ options = options, faults = options.faults }, Sandbox)

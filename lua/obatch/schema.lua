@@ -116,6 +116,9 @@ local TRUE = { check = function() end, same = {} }
 
 local keywords, ORDER -- below
 
+---@param source any    a schema
+---@param place string  where it stands
+---@return table node
 function Compiler:node(source, place)
   if source == true then return TRUE end
   if source == false then return FALSE end
@@ -149,12 +152,20 @@ function Compiler:node(source, place)
 end
 
 --- A node for the same value as `node` looks at.
+---@param node table
+---@param source any
+---@param place string
+---@return table node
 function Compiler:same(node, source, place)
   local other = self:node(source, place)
   node.same[#node.same + 1] = other
   return other
 end
 
+---@param sources any[]
+---@param place string
+---@param node? table
+---@return table[] nodes
 function Compiler:list(sources, place, node)
   expect_kind(sources, "array", place)
   local nodes = {}
@@ -165,6 +176,9 @@ function Compiler:list(sources, place, node)
   return nodes
 end
 
+---@param sources table<string, any>
+---@param place string
+---@return table<string, table> nodes
 function Compiler:map(sources, place)
   expect_kind(sources, "object", place)
   local nodes = {}
@@ -173,6 +187,10 @@ function Compiler:map(sources, place)
 end
 
 --- The schema that "#..." refers to, and its place.
+---@param reference string
+---@param place string
+---@return any schema
+---@return string place
 function Compiler:resolve(reference, place)
   local pointer = reference:match("^#(.*)$")
   if not pointer or (pointer ~= "" and pointer:sub(1, 1) ~= "/") then
@@ -579,10 +597,11 @@ local function refuse_loops(nodes)
   for _, node in ipairs(nodes) do visit(node) end
 end
 
---- schema.compile(source) -> validator | nil, "at /place/in/schema: what is wrong with it"
---- source: JSON text, or a Lua table (an unmarked list is an array), or a boolean.
---- validator(value) -> true | nil, "at /place/in/value: what is wrong with it"
---- value: as obatch.json.decode gives it.
+--- Compiles a JSON Schema to a function that takes a value as obatch.json.decode gives it, and returns true, or nil and
+--- "at /place/in/value: what is wrong with it".
+---@param source string|table|boolean  JSON text, or a table (an unmarked list is an array), or a boolean
+---@return (fun(value: any): true?, string?)|nil validator
+---@return string|nil message  "at /place/in/schema: what is wrong with it"
 function schema.compile(source)
   if type(source) ~= "string" then source = json.encode(source) end -- marks the arrays, copies
   local root, message, position = json.decode(source)

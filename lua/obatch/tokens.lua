@@ -101,9 +101,14 @@ local function find_model(name)
   until not name
 end
 
---- The tokens of an image of `width` x `height` pixels; `detail` is "auto" (also for nil), "low",
---- "high" or "original". Or nil, message, CODE: UNKNOWN_MODEL; NO_DETAIL for "original" where the
---- model does not have it; TOO_BIG for an image that the model refuses.
+--- The tokens of an image.
+---@param model string
+---@param detail? "auto"|"low"|"high"|"original"
+---@param width integer   pixels
+---@param height integer
+---@return integer|nil tokens
+---@return string|nil message
+---@return string|nil code  "UNKNOWN_MODEL"; "NO_DETAIL": the model has no "original"; "TOO_BIG": it refuses the image
 function tokens.image(model, detail, width, height)
   detail = detail or "auto"
   if not DETAILS[detail] then error(("there is no detail %q"):format(detail), 2) end
@@ -130,6 +135,8 @@ end
 
 --- The tokens of a text, at 4 bytes each: right for English, which has 4 characters to a token, and
 --- near for languages whose letters take more bytes, and fewer to a token.
+---@param string string
+---@return integer tokens
 function tokens.text(string) return (#string + 3) // 4 end
 
 -- ---------------------------------------------------------------- a request line
@@ -208,10 +215,13 @@ local function pictures_in(rest)
   return count
 end
 
---- About how many tokens a request line (JSON text) takes: input; and output, the limit that it names, nil
---- where it names none. The line is not decoded: its text counts 4 bytes a token, each embedded picture by
---- its sides as the model counts them (`model`: the line's own if not given), all else that is embedded or
---- named by an address as tokens.PICTURE.
+--- About how many tokens a request line (JSON text) takes. The line is not decoded: its text counts 4 bytes a token,
+--- each embedded picture by its sides as the model counts them, all else that is embedded or named by an address as
+--- tokens.PICTURE.
+---@param line string
+---@param model? string  nil: the line's own
+---@return integer tokens_in
+---@return integer|nil tokens_out  the limit that it names
 function tokens.request(line, model)
   local pieces, pictures, from, position = {}, {}, 1, 1
   while true do
@@ -241,7 +251,10 @@ end
 
 -- ---------------------------------------------------------------- money
 
---- The price table: obatch.prices, or a file like it. nil and what is wrong with that.
+--- The price table: obatch.prices, or a file like it.
+---@param path? string
+---@return table|nil prices
+---@return string|nil message
 function tokens.prices(path)
   if not path then return require "obatch.prices" end
   local chunk, message = loadfile(path, "t", {})
@@ -252,8 +265,13 @@ function tokens.prices(path)
   return nil, path .. ": a price table is like lua/obatch/prices.lua"
 end
 
---- What so many tokens cost in the Batch API, in USD, by a table like obatch.prices. Or nil and a
---- message for a model that is not in it.
+--- What so many tokens cost in the Batch API.
+---@param prices table  like obatch.prices
+---@param model string
+---@param tokens_in integer
+---@param tokens_out integer
+---@return number|nil usd
+---@return string|nil message  the model is not in it
 function tokens.cost(prices, model, tokens_in, tokens_out)
   local price = prices.models[model] or prices.models[model:gsub("%-%d%d%d%d%-%d%d%-%d%d$", "")]
   if not price then

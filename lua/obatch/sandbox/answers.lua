@@ -170,9 +170,18 @@ local function error_body(status, given)
   } }
 end
 
---- The line for an answer: { text = the line | nil when there is none, to = "output" | "error",
--- twice = true?, usage = { prompt =, completion =, reasoning =, total = } | nil when nothing was used }.
--- `asked` is how often it has been asked, `seed` that of the sandbox.
+---@class obatch.sandbox.Line
+---@field text? string    the line; nil when there is none
+---@field to "output"|"error"
+---@field twice? boolean
+---@field usage? { prompt: integer, completion: integer, reasoning: integer, total: integer }  nil when nothing was used
+
+--- The line for an answer.
+---@param request table
+---@param answer any      what the model returned
+---@param asked integer   how often it has been asked
+---@param seed integer    that of the sandbox
+---@return obatch.sandbox.Line line
 function answers.line(request, answer, asked, seed)
   if answer.missing then return { to = "output" } end
   local name = identity(request.custom_id, asked, seed)
@@ -205,7 +214,11 @@ function answers.line(request, answer, asked, seed)
   }
 end
 
---- The line of a request that was never run: `code` is batch_expired or batch_cancelled.
+--- The line of a request that was never run.
+---@param custom_id string
+---@param code "batch_expired"|"batch_cancelled"
+---@param seed integer
+---@return string line
 function answers.not_run(custom_id, code, seed)
   local message = code == "batch_expired"
     and "This request could not be executed before the completion window expired."

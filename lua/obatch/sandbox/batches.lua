@@ -30,8 +30,20 @@ Batches.__index = Batches
 
 local batches = {}
 
---- options: model (function), batch_seconds, null_ids = "null" | "empty" | "absent", max_errors,
--- models (set, or nil), skip_blank, no_cancelled_lines.
+---@class obatch.sandbox.BatchOptions
+---@field model function
+---@field batch_seconds number
+---@field null_ids? "null"|"empty"|"absent"
+---@field max_errors? integer
+---@field models? table<string, boolean>  nil: any
+---@field skip_blank? boolean
+---@field no_cancelled_lines? boolean
+
+---@param dir string
+---@param file_store table
+---@param faults table
+---@param options obatch.sandbox.BatchOptions
+---@return table batches
 function batches.open(dir, file_store, faults, options)
   local self = setmetatable({
     files = file_store, faults = faults, options = options, tasks = {}, store = store.open(dir .. "/batches"),
@@ -48,6 +60,8 @@ function batches.open(dir, file_store, faults, options)
 end
 
 --- What the API shows of a batch.
+---@param record table
+---@return table object
 function Batches:view(record)
   local object = {}
   for name, value in pairs(record.object) do object[name] = value end
@@ -81,7 +95,10 @@ local function too_many(self)
       most, math.ceil(wait)) }
 end
 
---- POST /batches: the batch's record | nil, problem.
+--- POST /batches
+---@param body table
+---@return table|nil record
+---@return table|nil problem
 function Batches:create(body)
   local keep, problem = validation.creation(body)
   if keep == nil then return nil, problem end
@@ -117,14 +134,23 @@ function Batches:create(body)
   return record
 end
 
+---@param id string
+---@return table|nil record
 function Batches:find(id) return self.store:get(id) end
 
+---@param limit integer
+---@param after? string  an id
+---@return table[]|nil page
+---@return boolean|nil more
 function Batches:list(limit, after)
   local now = term.time()
   return self.store:page(limit, after, false, function(record) return (record.unlisted_until or 0) <= now end)
 end
 
---- POST /batches/{id}/cancel: the record | nil, problem.
+--- POST /batches/{id}/cancel
+---@param record table
+---@return table|nil record
+---@return table|nil problem
 function Batches:cancel(record)
   local status = record.object.status
   if status == "completed" or status == "failed" or status == "expired" then
@@ -138,6 +164,8 @@ function Batches:cancel(record)
 end
 
 --- Whether an unfinished batch still needs the bytes of this input file.
+---@param file_id string
+---@return boolean
 function Batches:uses(file_id)
   for record in pairs(self.tasks) do
     if record.object.input_file_id == file_id and record.object.status ~= "validating" then return true end
@@ -147,12 +175,14 @@ end
 
 -- The life of a batch ------------------------------------------------------------------------
 
+---@param record table
 function Batches:start(record)
   self.tasks[record] = { due = 0, thread = coroutine.create(function() self:live(record) end) }
 end
 
---- Works on the batches for about `budget` seconds. Returns how many seconds nothing is left to do
--- for: 0 when there is more work, nil when every batch has ended.
+--- Works on the batches for a while.
+---@param budget number  about so many seconds
+---@return number|nil seconds  for which nothing is left to do; 0: there is more work, nil: every batch has ended
 function Batches:tick(budget)
   local stop = term.clock() + budget
   local next_due
@@ -178,6 +208,8 @@ function Batches:tick(budget)
 end
 
 --- Moves a batch to a status, as of now, for good.
+---@param record table
+---@param status string
 function Batches:enter(record, status)
   record.entered = term.time()
   record.object.status = status
@@ -262,12 +294,17 @@ local function begin(self, name)
   end
 end
 
+---@param name string
+---@param line string
 function Results:put(name, line)
   begin(self, name)
   assert(self.writers[name]:raw((line:gsub("[\r\n]+", " ")))) -- a model's own line may be written over several
 end
 
 --- A line of so many bytes. It takes no room on the disk: what it holds was never written.
+---@param name string
+---@param custom_id string
+---@param bytes integer
 function Results:put_long(name, custom_id, bytes)
   begin(self, name)
   self.long[#self.long + 1] = { name = name, head = ('{"custom_id":%s,"pad":"'):format(json.encode(custom_id)),
@@ -289,7 +326,10 @@ local function add_long(self, name, size)
   return size
 end
 
--- Makes files of what was written. Returns the output's and the error file's id, json.null for none.
+--- Makes files of what was written.
+---@param record table
+---@return any output_id  json.null for none
+---@return any error_id
 function Results:publish(record)
   for name, writer in pairs(self.writers) do
     local size = add_long(self, name, assert(writer:commit()).bytes)
@@ -407,6 +447,7 @@ local function run_requests(self, record, index, results)
   return {}
 end
 
+---@param record table
 function Batches:live(record)
   local object, fault = record.object, record.fault
   if object.status == "validating" and not validate(self, record) then return end

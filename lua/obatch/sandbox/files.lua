@@ -27,7 +27,14 @@ local files = {}
 --- The largest body that can be right: a file and what multipart adds.
 files.max_body = MAX_FILE + 1024 * 1024
 
---- options: lax_uploads = accept any bytes; refuse_large = "upload" (400) or "batch" (the batch fails).
+---@class obatch.sandbox.FileOptions
+---@field lax_uploads? boolean             accept any bytes
+---@field refuse_large? "upload"|"batch"   with 400, or the batch fails
+
+---@param dir string
+---@param faults table
+---@param options obatch.sandbox.FileOptions
+---@return table files
 function files.open(dir, faults, options)
   return setmetatable({
     files = store.open(dir .. "/files"), uploads = store.open(dir .. "/uploads"),
@@ -39,11 +46,18 @@ local function problem(message, param, code, status)
   return nil, { status = status or 400, message = message, param = param, code = code }
 end
 
+---@param name string  of the parameter
+---@return nil
+---@return table problem
 function files.missing(name)
   return problem(("Missing required parameter: '%s'."):format(name), name, "missing_required_parameter")
 end
 
---- Seconds of an expiry policy { anchor =, seconds = }, nil when there is none | nil, problem.
+--- Seconds of an expiry policy; nil alone when there is none.
+---@param policy any    { anchor =, seconds = }
+---@param name string
+---@return integer|nil seconds
+---@return table|nil problem
 function files.expiry(policy, name)
   if policy == nil or policy == json.null then return nil end
   if type(policy) ~= "table" then
@@ -85,7 +99,8 @@ local function check_content(self, purpose, filename, path, size)
   return true
 end
 
---- The size from which a batch refuses its input file, in bytes.
+--- The size from which a batch refuses its input file.
+---@return integer bytes
 function Files:max_input() return self.faults:limit("bytes") or 209715200 end
 
 -- The bytes of all files together.
@@ -106,6 +121,8 @@ local function check_storage(self, size)
 end
 
 --- Where the bytes of a file are.
+---@param id string
+---@return string path
 function Files:path(id) return self.files:path(id) end
 
 -- Makes the record of a file whose bytes are already in place under `id`.
@@ -127,7 +144,10 @@ end
 
 local function new_id() return "file-" .. fs.random(11) end
 
---- POST /files with the form of `req`.
+--- POST /files
+---@param req obatch.httpd.Request  with a form
+---@return table|nil record
+---@return table|nil problem
 function Files:create(req)
   local form = req.form
   if not form then
@@ -158,7 +178,12 @@ function Files:create(req)
   return add(self, id, filename, form.purpose, part.size, seconds)
 end
 
---- Makes a file of a batch's results out of bytes written to path(id). Returns its record.
+--- Makes a file of a batch's results out of bytes written to path(id).
+---@param id string
+---@param filename string
+---@param size integer
+---@param seconds? number  until it expires
+---@return table record
 function Files:add_result(id, filename, size, seconds)
   return add(self, id, filename, "batch_output", size, seconds)
 end
@@ -166,7 +191,9 @@ end
 --- An id whose bytes the caller is going to write.
 files.new_id = new_id
 
---- The record of a file that is there to see, or nil.
+--- The record of a file that is there to see.
+---@param id string
+---@return table|nil record
 function Files:find(id)
   local record = self.files:get(id)
   local now = term.time()
@@ -174,7 +201,9 @@ function Files:find(id)
   return record
 end
 
---- Forgets a file. Its bytes stay when `in_use`: a batch is running on them.
+--- Forgets a file.
+---@param id string
+---@param in_use? boolean  a batch is running on its bytes: they stay
 function Files:delete(id, in_use)
   self.files:remove(id)
   if not in_use then assert(fs.remove(self:path(id))) end
@@ -182,10 +211,17 @@ end
 
 --- Removes the bytes of a file that was deleted while a batch used it. The id may be anything that a
 -- user gave as one.
+---@param id any
 function Files:release(id)
   if id:find("^file%-%x+$") and not self.files:get(id) then assert(fs.remove(self:path(id))) end
 end
 
+---@param limit integer
+---@param after? string  an id
+---@param ascending? boolean
+---@param purpose? string
+---@return table[]|nil page
+---@return boolean|nil more
 function Files:list(limit, after, ascending, purpose)
   return self.files:page(limit, after, ascending, function(record)
     return (not purpose or record.object.purpose == purpose) and self:find(record.object.id)
@@ -193,6 +229,9 @@ function Files:list(limit, after, ascending, purpose)
 end
 
 --- POST /uploads
+---@param body table
+---@return table|nil record
+---@return table|nil problem
 function Files:create_upload(body)
   for _, name in ipairs { "filename", "purpose", "bytes", "mime_type" } do
     if body[name] == nil or body[name] == json.null then return files.missing(name) end
@@ -230,7 +269,11 @@ local function pending_upload(self, id)
   return upload
 end
 
---- POST /uploads/{id}/parts: { object = the part }.
+--- POST /uploads/{id}/parts
+---@param id string
+---@param req obatch.httpd.Request
+---@return { object: table }|nil part
+---@return table|nil problem
 function Files:add_part(id, req)
   local upload, wrong = pending_upload(self, id)
   if not upload then return nil, wrong end
@@ -251,6 +294,10 @@ local function drop_parts(self, upload)
 end
 
 --- POST /uploads/{id}/complete. `md5` is not checked.
+---@param id string
+---@param body table
+---@return table|nil record
+---@return table|nil problem
 function Files:complete_upload(id, body)
   local upload, wrong = pending_upload(self, id)
   if not upload then return nil, wrong end
@@ -286,6 +333,9 @@ function Files:complete_upload(id, body)
 end
 
 --- POST /uploads/{id}/cancel
+---@param id string
+---@return table|nil record
+---@return table|nil problem
 function Files:cancel_upload(id)
   local upload, wrong = pending_upload(self, id)
   if not upload then return nil, wrong end

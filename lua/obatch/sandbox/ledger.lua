@@ -16,7 +16,10 @@ Ledger.__index = Ledger
 
 local ledger = {}
 
---- Opens (or starts) the ledger at `path`; `unfinished(batch id)` tells which batches will run again.
+--- Opens (or starts) the ledger.
+---@param path string
+---@param unfinished fun(batch: string): boolean  which batches will run again
+---@return table ledger
 function ledger.open(path, unfinished)
   local self = setmetatable({ asked = {}, paid = {}, pending = {} }, Ledger)
   local old = io.open(path, "rb")
@@ -36,7 +39,9 @@ function ledger.open(path, unfinished)
   return self
 end
 
---- custom_id -> asked, for what a batch that is not finished has paid so far.
+--- What a batch that is not finished has paid so far.
+---@param batch string
+---@return table<string, integer> asked  by custom_id
 function Ledger:paid_by(batch)
   local paid = self.paid[batch]
   if not paid then
@@ -47,6 +52,9 @@ function Ledger:paid_by(batch)
 end
 
 --- How often `custom_id` has been asked now that `batch` asks it; the same number when it asks again.
+---@param batch string
+---@param custom_id string
+---@return integer asked
 function Ledger:ask(batch, custom_id)
   local paid = self:paid_by(batch)
   if not paid[custom_id] then
@@ -66,6 +74,7 @@ function Ledger:flush()
 end
 
 --- The batch has ended: what it paid need not be looked up again.
+---@param batch string
 function Ledger:settle(batch)
   self:flush()
   self.paid[batch] = nil

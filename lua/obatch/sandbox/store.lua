@@ -12,6 +12,8 @@ Store.__index = Store
 local store = {}
 
 --- Opens the records kept in `dir`, and forgets what a stopped process left half-written there.
+---@param dir string
+---@return table store
 function store.open(dir)
   local self = setmetatable({ dir = dir, by_id = {}, order = {}, seq = 0, removed = {} }, Store)
   assert(fs.mkdir(dir))
@@ -30,13 +32,18 @@ function store.open(dir)
   return self
 end
 
+---@param id string
+---@return string path
 function Store:path(id) return self.dir .. "/" .. id end
 
+---@param record table
 function Store:save(record)
   assert(fs.write(self:path(record.object.id) .. ".json", json.encode(record)))
 end
 
---- Takes a new record in: { object = { id = ... }, ... }.
+--- Takes a new record in.
+---@param record { object: { id: string } }
+---@return table record
 function Store:add(record)
   self.seq = self.seq + 1
   record.seq = self.seq
@@ -46,8 +53,11 @@ function Store:add(record)
   return record
 end
 
+---@param id string
+---@return table|nil record
 function Store:get(id) return self.by_id[id] end
 
+---@param id string
 function Store:remove(id)
   local record = self.by_id[id]
   assert(fs.remove(self:path(id) .. ".json"))
@@ -58,8 +68,13 @@ function Store:remove(id)
   end
 end
 
---- One page of a list: `limit` records that `visible(record)` lets through, after the id `after`,
--- newest first unless `ascending`. nil when `after` names nothing.
+--- One page of a list, newest first unless `ascending`; nil when `after` names nothing.
+---@param limit integer
+---@param after? string  an id
+---@param ascending? boolean
+---@param visible fun(record: table): any
+---@return table[]|nil page
+---@return boolean|nil more
 function Store:page(limit, after, ascending, visible)
   local from
   if after then

@@ -56,7 +56,10 @@ local function check_metadata(metadata)
   return true
 end
 
---- Checks the body of POST /batches. Returns the seconds its results are kept (or false) | nil, problem.
+--- Checks the body of POST /batches.
+---@param body table
+---@return integer|false|nil seconds  its results are kept so long; false: for good
+---@return table|nil problem
 function validation.creation(body)
   for _, name in ipairs { "input_file_id", "endpoint", "completion_window" } do
     local value = body[name]
@@ -80,11 +83,18 @@ function validation.creation(body)
   return seconds or false
 end
 
---- One entry of a failed batch's `errors.data`. `line` and `param` may be absent.
+--- One entry of a failed batch's `errors.data`.
+---@param code string
+---@param message string
+---@param param? string
+---@param line? integer
+---@return table entry
 function validation.entry(code, message, param, line)
   return { code = code, message = message, param = param or json.null, line = line or json.null }
 end
 
+---@param id any
+---@return table entry
 function validation.file_not_found(id)
   return validation.entry("invalid_request",
     ("Cannot find file %s, or organization org-sandbox does not have access to it."):format(id), "file_id")
@@ -156,12 +166,21 @@ local function count_inputs(input)
   return type(input) == "table" and not math.type(input[1]) and #input or 1
 end
 
+---@class obatch.sandbox.Limits
+---@field bytes integer
+---@field requests? integer  nil: the service's
+---@field errors integer     entries at most
+---@field models? table<string, boolean>  nil: any
+---@field skip_blank? boolean  blank lines are no error
+
 --- Checks an input file line by line and calls `breathe()` between the lines.
---
--- limits: { bytes =, requests = (nil: the service's), errors = (entries at most),
---           models = (set of names, nil: any), skip_blank = (true: blank lines are no error) }
--- Returns the list of entries (empty when all is well) and
--- { requests =, model =, tokens = (an estimate, see obatch.tokens) }.
+---@param path string
+---@param size integer
+---@param endpoint string
+---@param limits obatch.sandbox.Limits
+---@param breathe fun()
+---@return table[] errors  none when all is well
+---@return { requests: integer, model?: string, tokens: integer } facts  tokens are an estimate, see obatch.tokens
 function validation.input(path, size, endpoint, limits, breathe)
   local found = { requests = 0, tokens = 0 }
   local most = limits.requests or MAX_REQUESTS

@@ -1,0 +1,173 @@
+---@meta obatch.jsonl
+-- luacheck: no unused args, ignore 241
+
+--- Files of lines that are JSON each. Memory is bounded by the longest line, not by the file.
+local jsonl = {}
+
+---@class obatch.jsonl.Options
+---@field max_line? integer  bytes; longer lines are skipped and reported (64 MB)
+
+---@class obatch.jsonl.Line
+---@field text? string     nil for a line that is too long
+---@field error? string    what is wrong then
+---@field number integer   from 1
+---@field offset integer   of its first byte, from 0
+
+--- The lines of a file.
+---@class obatch.jsonl.Reader
+local Reader = {}
+
+--- for line in reader:lines() do; what cannot be read raises. The reader stays open.
+---@return fun(): obatch.jsonl.Line|nil
+function Reader:lines() end
+
+--- The line that begins at an offset; lines() is not disturbed.
+---@param offset integer
+---@return string|nil text
+---@return string|nil message
+---@return string|nil code
+function Reader:at(offset) end
+
+function Reader:close() end
+
+---@param path string
+---@param options? obatch.jsonl.Options
+---@return obatch.jsonl.Reader|nil reader
+---@return string|nil message
+---@return string|nil code
+function jsonl.open(path, options) end
+
+---@class obatch.jsonl.ScanOptions: obatch.jsonl.Options
+---@field text? boolean  records have the text of their line
+
+--- A line with the values at the pointers that were asked for, each under its name.
+---@class obatch.jsonl.Record
+---@field number integer    from 1
+---@field offset integer    of its first byte, from 0
+---@field length integer    bytes
+---@field text? string      when it was asked for
+---@field error? string     a bad line: file, line and what is wrong
+---@field error_at? integer the byte of the line
+---@field blank? boolean    it is an empty line
+---@field spoiled? table<string, string>  name -> why a string there cannot be decoded
+---@field [string] any
+
+--- The records of a file, until it is closed; it closes itself at the end.
+---@class obatch.jsonl.Scanner
+---@overload fun(): obatch.jsonl.Record|nil
+local Scanner = {}
+
+function Scanner:close() end
+
+--- Checks and extracts in one pass: for record in jsonl.scan(path, { id = "/custom_id" }) do
+---@param path string
+---@param fields table<string, string>  name -> pointer
+---@param options? obatch.jsonl.ScanOptions
+---@return obatch.jsonl.Scanner|nil scanner
+---@return string|nil message
+---@return string|nil code
+function jsonl.scan(path, fields, options) end
+
+--- The lines of a file that have an id, counted from 1; 32 bytes of memory a line.
+---@class obatch.jsonl.Index
+---@field count integer
+---@field duplicates integer  lines whose id an earlier one has; the first is found
+local Index = {}
+
+---@param id string
+---@return integer|nil ordinal
+---@return string|nil message
+---@return string|nil code  "CHANGED", or an errno name
+function Index:find(id) end
+
+--- Where a line is.
+---@param ordinal integer
+---@return integer|nil offset
+---@return integer|nil length
+function Index:at(ordinal) end
+
+---@param ordinal integer
+---@return string|nil id
+---@return string|nil message
+---@return string|nil code
+function Index:id(ordinal) end
+
+--- The text of a line.
+---@param which string|integer  its id or its ordinal
+---@return string|nil text
+---@return string|nil message
+---@return string|nil code
+function Index:line(which) end
+
+function Index:close() end
+
+--- Indexes the lines that have a string at the pointer.
+---@param path string
+---@param pointer string
+---@param options? obatch.jsonl.Options
+---@return obatch.jsonl.Index|nil index
+---@return string|nil message
+---@return string|nil code
+function jsonl.index(path, pointer, options) end
+
+---@class obatch.jsonl.Limits
+---@field max_lines? integer
+---@field max_bytes? integer
+
+--- A file that has its name only when it is whole.
+---@class obatch.jsonl.Writer
+---@field lines integer
+---@field bytes integer
+local Writer = {}
+
+--- Adds a line as it is. The error of buffered bytes may come with a later line, or with commit.
+---@param line string
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  "FULL" (a fresh file would take it), "TOO_BIG" (none would), or an errno name
+function Writer:raw(line) end
+
+--- Adds the JSON text of a value, which may have images in it.
+---@param value any
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  also "CHANGED": an image is not what it was; the file ends with the line before
+function Writer:put(value) end
+
+--- Makes the file durable under its name.
+---@return { lines: integer, bytes: integer, sha256: string }|nil facts
+---@return string|nil message
+---@return string|nil code
+function Writer:commit() end
+
+--- Removes what was written where it was not committed.
+function Writer:close() end
+
+---@param path string
+---@param limits? obatch.jsonl.Limits
+---@return obatch.jsonl.Writer|nil writer
+---@return string|nil message
+---@return string|nil code
+function jsonl.create(path, limits) end
+
+--- A value that Writer:put streams as a base64 data: URL.
+---@class obatch.jsonl.Image
+local Image = {}
+
+---@return string type  "image/png", by the first bytes
+function Image:mime() end
+
+---@return integer bytes  the size of the file
+function Image:bytes() end
+
+---@return string|nil sha256  of the bytes that put wrote, hex digits; nil before
+function Image:sha256() end
+
+--- A picture as a value of a request.
+---@param path string  PNG, JPEG, GIF or WebP
+---@return obatch.jsonl.Image|nil image
+---@return string|nil message
+---@return string|nil code  "NOT_IMAGE", or an errno name
+function jsonl.image(path) end
+
+return jsonl
