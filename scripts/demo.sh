@@ -68,6 +68,7 @@ step clean --image-dir pages
 step deep_clean --image-dir pages --with-image --poll-wait 1
 step validate --image-dir batch_json_results --ext .json
 step fsck batch
+step report batch
 printf '\n$ find pages\n'
 find pages -name '*.txt*' | sort
 cd ..
@@ -75,3 +76,5 @@ cd ..
 start_sandbox demo
 step correction_loop --base-dir demo_results --original-requests "$requests" --poll-wait 2
 step fsck demo_results
+step why demo_results page-0017
+step report demo_results
