@@ -189,7 +189,8 @@ describe("links that somebody has planted", function()
       local cell = image_cell(service, name)
       support.write(cell.subject.base .. "/data/a/p-2.png.txt.api", ("The same line.\n"):rep(9))
       cell.allowed = { "^/work/deep_clean", "^/work/data/a/p%-2%.png%.txt", "^/work/data/a$", "^/work$" }
-      cell.command = cell.subject:step("deep_clean", quote(service.url(name))):gsub("timeout %-k 5 120", "timeout -k 5 30")
+      cell.command = cell.subject:step("deep_clean", quote(service.url(name)))
+        :gsub("timeout %-k 5 120", "timeout -k 5 30")
       return cell
     end
     local function again(service, name)
