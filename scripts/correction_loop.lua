@@ -72,8 +72,9 @@ end
 
 local progress_line <close> = progress.new { quiet = args.quiet }
 local function log(line) progress_line:say(line) end
-local summary, faults = request.check_file(args.original_requests, args.max_requests, args.max_bytes)
+local summary, faults, kind = request.check_file(args.original_requests, args.max_requests, args.max_bytes)
 progress.hide()
+if kind == "INTERRUPTED" then return cli.stopped("interrupted", kind) end
 if not summary then
   for _, fault in ipairs(faults) do io.stderr:write(fault, "\n") end
   return cli.fail(2, "%s cannot be sent: %d fault%s, listed above; nothing was submitted", args.original_requests,

@@ -44,9 +44,6 @@ if args.delete and (sidecar.EXTENSIONS[ending:lower()] or args.ext and (ending =
   return cli.fail(2, "--ext %s with --delete would delete what is no JSON file", ending)
 end
 
---- When so many files are faulty and none is JSON, they were never meant to be.
-local TOO_MANY = 20
-
 --- Where a byte is for an editor.
 local function place(content, at)
   local before = content:sub(1, at - 1)
@@ -108,15 +105,16 @@ end
 
 line:close()
 local good = checked - blank - #faulty
-local is_doubtful = good == 0 and #faulty >= TOO_MANY
+-- Where none is JSON, they were never meant to be: these are somebody's transcriptions.
+local is_doubtful = good == 0 and #faulty > 0
 for _, path in ipairs(args.delete and not is_doubtful and faulty or {}) do
   local removed, complaint = fs.remove(path)
   if removed then deleted = deleted + 1 else trouble(complaint) end
 end
 print(("%d file%s: %d strict JSON, %d blank, %d faulty%s"):format(checked, checked == 1 and "" or "s", good, blank,
   #faulty, args.delete and (", %d deleted"):format(deleted) or ""))
-if args.delete and is_doubtful then
-  print("none of them is JSON: were they meant to be? Nothing was deleted")
+if is_doubtful then
+  print("none of them is JSON: were they meant to be?" .. (args.delete and " Nothing was deleted" or ""))
 elseif #faulty > deleted and not args.ext then
   suggestion.tell({ suggestion.again("--delete") .. "\n      and upload takes their images again" }, args.quiet)
 end

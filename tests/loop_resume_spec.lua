@@ -199,3 +199,9 @@ it("a changed rule is in the final files before the next iteration is waited for
   local final = job:decoded("final_results.jsonl")
   assert.equal("1 r-2", #final .. " " .. final[1].custom_id)
 end)
+
+it("Ctrl-C while the request file is read is no fault of the file", function()
+  local job <close> = loop.job { policy = [[io.popen("kill -INT $PPID"):close()]] }
+  assert.equal(130, (job:run()), job.err)
+  assert.is_nil(job.err:find("cannot be sent", 1, true), job.err)
+end)

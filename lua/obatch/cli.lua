@@ -249,7 +249,11 @@ local function unknown(command)
   for _, script in ipairs(scripts.list(cli.home)) do names[#names + 1] = script.name end
   table.sort(names)
   for i, folder in ipairs(scripts.folders(cli.home)) do looked[i] = folder.path end
+  if command:find("^%-") then names, looked = { "--help", "--version" }, nil end
   local meant = nearest.of(command, names)
+  if not looked then
+    return cli.fail(2, "no option '%s'%s", command, meant and (": did you mean '%s'?"):format(meant) or "")
+  end
   return cli.fail(2, "no script called '%s'%s \"obatch --help\" lists what there is (looked in %s)", command,
     meant and (": did you mean '%s'?"):format(meant) or ".", table.concat(looked, ", "))
 end
@@ -263,6 +267,7 @@ function cli.main(arg)
   forbid_undefined_globals()
   local command = arg[1]
   local rest = table.move(arg, 2, #arg, 1, {})
+  if command == "help" then command, rest = rest[1] or "--help", { "--help" } end
 
   if not command then
     io.stderr:write(usage())
@@ -277,6 +282,11 @@ function cli.main(arg)
     return require "obatch.repl".main(rest)
   elseif command == "run" then
     if not rest[1] then return cli.fail(2, "which file? Usage: obatch run FILE [ARGUMENTS]") end
+    if rest[1] == "--help" or rest[1] == "-h" then
+      print("Usage: obatch run FILE [ARGUMENTS]\n\nRuns a Lua script with everything that obatch has: "
+        .. "require \"obatch.json\" and so on.\n\nExample:\n  obatch run my_script.lua Cleaned_results")
+      return 0
+    end
     local path = table.remove(rest, 1)
     if not fs.stat(path) then return cli.fail(2, "%s: there is no such file", path) end
     return run_file(path, rest)

@@ -578,8 +578,8 @@ function detectors.load(path)
   if path then
     local chunk, message = loadfile(path, "t")
     if not chunk then return nil, message end
-    local ok, result = xpcall(chunk, function(problem) return debug.traceback(tostring(problem), 2) end)
-    if not ok then return nil, result end
+    local ok, result = pcall(chunk)
+    if not ok then return nil, tostring(result) end
     if result ~= nil and result ~= true then
       return nil, path .. ': a rules file changes require "obatch.cleaning" and require "obatch.detectors", and '
         .. "returns nothing"

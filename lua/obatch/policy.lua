@@ -165,8 +165,8 @@ function policy.load(path)
     local chunk, message = loadfile(path, "t")
     if not chunk then return nil, message end
     local ok
-    ok, rules = xpcall(chunk, function(problem) return debug.traceback(tostring(problem), 2) end)
-    if not ok then return nil, rules end
+    ok, rules = pcall(chunk)
+    if not ok then return nil, tostring(rules) end
     if rules ~= policy then
       return nil, path .. ': a policy begins with local policy = require "obatch.policy" and ends with return policy'
     end

@@ -80,6 +80,7 @@ end
 ---@param max_bytes integer
 ---@return obatch.request.Summary|nil summary
 ---@return string[]|nil faults  all of them, each "path:line: what is wrong"
+---@return string|nil code  where the file was not read to its end: INTERRUPTED, or what the disk says
 function request.check_file(path, max_requests, max_bytes)
   local faults = {}
   local function fault(number, message) faults[#faults + 1] = ("%s:%d: %s"):format(path, number, message) end
@@ -89,10 +90,10 @@ function request.check_file(path, max_requests, max_bytes)
     fault(1, "the file begins with a byte order mark, which the Batch API takes for broken JSON: "
       .. "remove its first three bytes")
   end
-  local reader <close>, message = jsonl.open(path)
-  if not reader then return nil, { message } end
-  local index <close>, problem = jsonl.index(path, "/custom_id")
-  if not index then return nil, { problem } end
+  local reader <close>, message, code = jsonl.open(path)
+  if not reader then return nil, { message }, code end
+  local index <close>, problem, reason = jsonl.index(path, "/custom_id")
+  if not index then return nil, { problem }, reason end
 
   -- Only a file that has duplicates pays for remembering which line came first.
   local first_line = index.duplicates > 0 and {}

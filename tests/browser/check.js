@@ -74,6 +74,7 @@ check("an item shows its attempts, the place where the answer breaks, what has c
     "lines do not end in JSON");
   const last = page.locator(".attempt").nth(2);
   await last.locator("summary", { hasText: "differs" }).click();
+  await last.locator("del").first().waitFor(); // the difference is made when it is opened
   const old_words = await last.locator("del").allInnerTexts(), new_words = await last.locator("ins").allInnerTexts();
   assert.ok(old_words.includes("blue") && new_words.join("").includes("old green"), `${old_words} / ${new_words}`);
   await last.locator("summary", { hasText: "Request" }).click();

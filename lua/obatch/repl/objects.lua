@@ -211,8 +211,8 @@ function Iterations.__display(list, width)
   for _, iteration in ipairs(list) do
     for class, count in pairs(iteration.classes) do is_used[class] = is_used[class] or count > 0 end
   end
-  for _, class in ipairs(outcome.CLASSES) do
-    local drop = class ~= "valid" and 2 + #shape or nil
+  for i, class in ipairs(outcome.CLASSES) do
+    local drop = class ~= "valid" and 2 + #outcome.CLASSES - i or nil -- the rarest ones first
     if is_used[class] then shape[#shape + 1] = { class, align = "right", drop = drop } end
   end
   local rows = {}
