@@ -126,6 +126,9 @@ if args.dry_run then
   if failed then return failed end
   describe_plan()
   describe_cost()
+  if fs.stat(args.base_dir .. "/journal.jsonl") then
+    print(("that is the whole file; what is left of the job: %s"):format(suggestion.command("status", args.base_dir)))
+  end
   print("dry run: nothing was submitted")
   return 0
 end

@@ -191,7 +191,11 @@ it("a changed rule is in the final files before the next iteration is waited for
   local job <close> = loop.job { requests = loop.lines(2), model = "return json.encode { id = request.custom_id }" }
   do
     local box <close> = job:sandbox()
+    local _, fresh = job:run(box, { "--dry-run" })
+    assert.is_nil(fresh:find("obatch status", 1, true), fresh)
     assert.equal(0, (job:run(box)))
+    local _, again = job:run(box, { "--dry-run" }) -- the figures are of the file, not of what is left
+    assert.truthy(again:find("what is left of the job: obatch status " .. job.base, 1, true), again)
   end
   job:set_policy [[policy.patience = 0.1
     policy.accept = function(_, item) return item.custom_id ~= "r-1", "not that one" end]]
