@@ -89,6 +89,17 @@ while kill -0 $session && [ "$(grep -c '"fault":"[^"]' box/requests.jsonl)" -lt 
 %s]]):format(times, STOP)
 end
 
+--- When it has said so, and has gone on for a while. One that never does is told to stop, too.
+local function after_saying(words)
+  return ([[
+for i in $(seq 300); do
+  grep -qF %s first.out first.err || ! kill -0 $session && break
+  sleep 0.2
+done 2>/dev/null
+sleep 1
+%s]]):format(support.quote(words), STOP)
+end
+
 --- Addresses where no service is. The steps before it bring the run to the endpoint, where it is refused; what
 --- comes after it is the start of a service there.
 local ADDRESSES = {
@@ -99,13 +110,13 @@ url=http://127.0.0.1:$port
   ["a name without an address"] = { "https://nowhere.invalid" },
   ["no TLS there"] = { "https://${url#http://}" },
 }
-local function elsewhere(address, waits)
+local function elsewhere(address, says, waits)
   return ([[
 touch on
 run >stage.out 2>stage.err
 port=$((10000 + $$ % 20000)) # none that the system gives to others
 ]]) .. (address.after and "kill $box; wait $box\n" or "")
-    .. endless(address[1], 1, waits and "sleep 3; " .. STOP) .. (address.after or "")
+    .. endless(address[1], 1, waits and after_saying(says)) .. (address.after or "")
 end
 
 local CODES = { on = 0, stop = 1, refuse = 1, part = 3, wait = 130 }
@@ -135,7 +146,7 @@ local function cell(section, row, column, promise)
   local waits = never == "wait"
   if address then
     self.faults = ("%s%s: status=401 while=%s/on"):format(BEFORE[column] or "", column, self.path)
-    self.steps = elsewhere(address, waits)
+    self.steps = elsewhere(address, row.says, waits)
   else
     local first = recovers == "stop" and 1 or 2
     self.faults = ("%s%s while=%s/on; %s first=%d"):format(BEFORE[column] or "", place, self.path, place, first)
