@@ -1,0 +1,98 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+
+enum { USUAL_THREADS = 2, MOST_THREADS = 64 };
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
+static struct pool_task *first, **last = &first; /* that nobody has begun */
+static int threads;                              /* 0: not counted yet */
+static bool started;
+
+static int count_threads(void) {
+    const char *wish = getenv("OBATCH_THREADS");
+    if (wish && *wish) {
+        char *end;
+        long count = strtol(wish, &end, 10);
+        if (*end == '\0' && count >= 1) return count > MOST_THREADS ? MOST_THREADS : (int)count;
+    }
+    cpu_set_t set;
+    int processors = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : USUAL_THREADS;
+    return processors < USUAL_THREADS ? processors : USUAL_THREADS;
+}
+
+int pool_threads(void) {
+    if (threads == 0) threads = count_threads();
+    return threads;
+}
+
+/* Runs a task that has been taken out of the queue. Comes and goes with the mutex held. */
+static void run(struct pool_task *task) {
+    task->state = POOL_RUNNING;
+    pthread_mutex_unlock(&mutex);
+    task->run(task);
+    pthread_mutex_lock(&mutex);
+    task->state = POOL_DONE;
+    pthread_cond_signal(&done); /* only one thread ever waits */
+}
+
+static void *serve(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&mutex);
+    for (;;) {
+        while (!first) pthread_cond_wait(&work, &mutex);
+        struct pool_task *task = first;
+        first = task->next;
+        if (!first) last = &first;
+        run(task);
+    }
+    return NULL;
+}
+
+/* Signals are Lua's thread's: a handler here would not interrupt what it waits in. */
+static void start(void) {
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    for (int i = 1; i < pool_threads(); i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, serve, NULL) == 0) pthread_detach(thread);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    started = true;
+}
+
+void pool_submit(struct pool_task *task) {
+    if (!started) start();
+    task->next = NULL;
+    task->state = POOL_QUEUED;
+    pthread_mutex_lock(&mutex);
+    *last = task;
+    last = &task->next;
+    pthread_cond_signal(&work);
+    pthread_mutex_unlock(&mutex);
+}
+
+void pool_wait(struct pool_task *task) {
+    pthread_mutex_lock(&mutex);
+    if (task->state == POOL_QUEUED) {
+        struct pool_task **link = &first;
+        while (*link != task) link = &(*link)->next;
+        *link = task->next;
+        if (last == &task->next) last = link;
+        run(task);
+    }
+    while (task->state != POOL_DONE) pthread_cond_wait(&done, &mutex);
+    pthread_mutex_unlock(&mutex);
+}
+
+bool pool_is_done(const struct pool_task *task) {
+    pthread_mutex_lock(&mutex);
+    bool is_done = task->state == POOL_DONE;
+    pthread_mutex_unlock(&mutex);
+    return is_done;
+}

@@ -1,0 +1,34 @@
+/* Work that other threads may do while this one goes on: for loops whose pieces do not depend on
+ * each other and whose results are taken in order.
+ *
+ * One thread is Lua's. It makes tasks, submits them, and waits for them in the order it likes; no
+ * task touches Lua, raises or prints. With one thread in all, tasks run when they are waited for.
+ */
+#ifndef OBATCH_POOL_H
+#define OBATCH_POOL_H
+
+#include <stdbool.h>
+
+/* Lives in the caller's memory, usually as the first member of what the task works on, from
+ * pool_submit to pool_wait. */
+struct pool_task {
+    void (*run)(struct pool_task *task);
+    struct pool_task *next; /* the pool's own from here on */
+    enum { POOL_QUEUED, POOL_RUNNING, POOL_DONE } state;
+};
+
+/* How many threads work, the one of Lua included: $OBATCH_THREADS, or 2 where there are as many
+ * processors. At least 1. */
+int pool_threads(void);
+
+/* Puts a task behind those that wait. The first call starts the threads; where that is impossible,
+ * pool_wait does all the work. */
+void pool_submit(struct pool_task *task);
+
+/* Returns when the task has run. When nobody has begun it, the caller does it itself. */
+void pool_wait(struct pool_task *task);
+
+/* Has it run? What it has written may be read then. For callers that have other work to do. */
+bool pool_is_done(const struct pool_task *task);
+
+#endif
