@@ -446,6 +446,23 @@ bool json_unescape(const struct json_value *value, char *out, size_t *size) {
     return true;
 }
 
+static bool is_space(char byte) {
+    return byte == ' ' || (byte >= '\t' && byte <= '\r');
+}
+
+bool json_inner(const struct json_value *value, char *scratch) {
+    const char *at = value->at + 1;
+    size_t length = value->length - 2;
+    if (value->escaped) {
+        if (!json_unescape(value, scratch, &length)) return false;
+        at = scratch;
+    }
+    while (length > 0 && is_space(at[length - 1])) length--;
+    while (length > 0 && is_space(*at)) at++, length--;
+    struct json_error ignored;
+    return json_check(at, length, true, &ignored);
+}
+
 /* Is this key, unescaped, that token with ~0 and ~1 resolved? */
 static bool is_key(const struct json_value *key, const struct json_node *node) {
     const char *at = key->at + 1, *end = key->at + key->length - 1;
@@ -527,6 +544,7 @@ bool json_find(const char *text, size_t length, struct json_plan *plan, struct j
     for (uint32_t i = 0; i < plan->count; i++) plan->nodes[i].found = (struct json_value){0};
     bool good = json_next(&reader, &value) != JSON_ERROR && find_value(&reader, plan, 0, &value) &&
                 json_next(&reader, &value) == JSON_ABSENT;
+    plan->lone = reader.lone;
     *error = reader.error;
     return good;
 }

@@ -73,6 +73,7 @@ struct json_node {
 struct json_plan {
     struct json_node *nodes; /* the caller's memory; nodes[0] is the whole text */
     uint32_t count;          /* starts at 0 */
+    const char *lone;        /* the first lone surrogate that the last json_find saw, or NULL */
 };
 
 /* How many nodes json_plan_add may need for this pointer, the root included; 0 when it is not an
@@ -83,7 +84,7 @@ size_t json_pointer_nodes(const char *pointer, size_t length);
  * stay the caller's and must outlive the plan. */
 uint32_t json_plan_add(struct json_plan *plan, const char *pointer, size_t length);
 
-/* Checks the text and fills in `found` of every node. */
+/* Checks the text and fills in `found` of every node, and `lone`. */
 bool json_find(const char *text, size_t length, struct json_plan *plan, struct json_error *error);
 
 /* ---- strings ---- */
@@ -91,6 +92,11 @@ bool json_find(const char *text, size_t length, struct json_plan *plan, struct j
 /* The text a string or key means, written to out, which has room for value->length bytes. False,
  * and in *size the offset of the culprit in the value, when a lone surrogate spoils it. */
 bool json_unescape(const struct json_value *value, char *out, size_t *size);
+
+/* Whether what a string means is itself a decodable JSON text, once the white space around it (that
+ * of isspace) is gone. The string is one that was found in a checked text; scratch has room for
+ * value->length + 64 bytes. */
+bool json_inner(const struct json_value *value, char *scratch);
 
 /* The length of the longest prefix that is valid UTF-8. */
 size_t json_utf8_prefix(const char *bytes, size_t length);

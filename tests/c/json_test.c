@@ -241,7 +241,7 @@ static void the_end_is_told_again_and_again(void **state) {
 static const char *found_at(const char *text, const char *pointer) {
     static struct json_node nodes[64];
     static char found[256];
-    struct json_plan plan = {nodes, 0};
+    struct json_plan plan = {.nodes = nodes};
     size_t length = strlen(text);
     char *copy = malloc(length + 1);
     assert_non_null(copy);
@@ -327,7 +327,7 @@ static void only_rfc_6901_pointers_are_pointers(void **state) {
 static void a_plan_finds_all_its_pointers_in_one_pass(void **state) {
     (void)state;
     struct json_node nodes[16];
-    struct json_plan plan = {nodes, 0};
+    struct json_plan plan = {.nodes = nodes};
     uint32_t id = json_plan_add(&plan, "/custom_id", 10);
     uint32_t status = json_plan_add(&plan, "/response/status_code", 21);
     uint32_t content = json_plan_add(&plan, "/response/body/choices/0", 24);
@@ -391,6 +391,60 @@ static void a_string_with_a_lone_surrogate_is_not_decoded(void **state) {
     }
 }
 
+static void a_string_may_hold_a_json_text(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        bool good;
+    } cases[] = {
+        {"\"{}\"", true},
+        {"\"[1, 2]\"", true},
+        {"\"{\\\"a\\\":\\n [\\\"x\\\\ny\\\"]}\"", true},
+        {"\"{\\\"a\\\":\\n [\\\"x\\ny\\\"]}\"", false}, /* a raw line break in the string within */
+        {"\"\"", false},
+        {"\" \\n\\t\"", false},
+        {"\" 1 \"", true},
+        {"\"\\u000b\\f\\r [] \\n\\u000b\"", true}, /* white space to Lua, not to JSON */
+        {"\"[\\f]\"", false},
+        {"\"\\u0000[]\"", false},
+        {"\"[] x\"", false},
+        {"\"[\"", false},
+        {"\"\\u005b\\u005D\"", true},
+        {"\"[\\\"\\ud83d\\ude00\\\"]\"", true},
+        {"\"[\\\"\\ud83d\\\"]\"", false},   /* lone outside */
+        {"\"[\\\"\\\\ud83d\\\"]\"", false}, /* lone within */
+        {"\"[\\\"\\\\ud83d\\\\ude00\\\"]\"", true},
+        {"\"[\\\"\xc3\xa9\\\"]\"", true},
+        {"\"\\ufeff[]\"", false}, /* a byte order mark */
+        {"\"\\u00a0[]\"", false}, /* a space, but not Lua's */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct json_reader reader;
+        struct json_value value;
+        size_t length = strlen(cases[i].text);
+        char *copy = malloc(length), *scratch = malloc(length + 64);
+        assert_true(copy && scratch);
+        memcpy(copy, cases[i].text, length);
+        json_open(&reader, copy, length);
+        assert_int_equal(json_next(&reader, &value), JSON_STRING);
+        if (json_inner(&value, scratch) != cases[i].good) fail_msg("%s", cases[i].text);
+        free(copy);
+        free(scratch);
+    }
+}
+
+static void a_plan_tells_of_a_lone_surrogate_anywhere(void **state) {
+    (void)state;
+    struct json_node nodes[4];
+    struct json_plan plan = {.nodes = nodes};
+    json_plan_add(&plan, "/a", 2);
+    static const char text[] = "{\"a\": 1, \"b\": [\"\\ud800\", \"\\udfff\"]}";
+    assert_true(json_find(text, sizeof text - 1, &plan, &error));
+    assert_ptr_equal(plan.lone, strchr(text, '\\'));
+    assert_true(json_find("{\"a\": \"\\ud83d\\ude00\"}", 21, &plan, &error));
+    assert_null(plan.lone);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_fixture_gets_the_verdict_of_its_name),
@@ -408,6 +462,8 @@ int main(void) {
         cmocka_unit_test(a_plan_finds_all_its_pointers_in_one_pass),
         cmocka_unit_test(strings_mean_what_their_escapes_say),
         cmocka_unit_test(a_string_with_a_lone_surrogate_is_not_decoded),
+        cmocka_unit_test(a_string_may_hold_a_json_text),
+        cmocka_unit_test(a_plan_tells_of_a_lone_surrogate_anywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,7 +10,7 @@ static bool scan(const char *bytes, size_t length) {
     memcpy(text, bytes, length);
     struct json_error error;
     struct json_node nodes[8];
-    struct json_plan plan = {nodes, 0};
+    struct json_plan plan = {.nodes = nodes};
     json_plan_add(&plan, "/a/b", 4);
     json_plan_add(&plan, "/0", 2);
     json_plan_add(&plan, "/a~1b", 5);
@@ -52,7 +52,7 @@ static int place(lua_State *L) {
     const char *text = luaL_checklstring(L, 1, &length);
     const char *pointer = luaL_checklstring(L, 2, &pointer_length);
     size_t count = json_pointer_nodes(pointer, pointer_length);
-    struct json_plan plan = {calloc(count, sizeof *plan.nodes), 0};
+    struct json_plan plan = {.nodes = calloc(count, sizeof *plan.nodes)};
     require_that(count > 0 && plan.nodes != NULL, "it is a pointer, and there is memory");
     struct json_error error;
     uint32_t node = json_plan_add(&plan, pointer, pointer_length);
