@@ -5,7 +5,7 @@
 set -eu
 
 packages="gcc libc6-dev cmake ninja-build pkg-config
-  liblua5.4-dev lua-cjson lua-argparse lua-rex-pcre2 libcurl4-openssl-dev libedit-dev libmicrohttpd-dev libssl-dev ca-certificates"
+  liblua5.4-dev lua-cjson lua-argparse lua-rex-pcre2 libcurl4-openssl-dev libedit-dev libmicrohttpd-dev nettle-dev ca-certificates"
 [ -z "${1-}" ] || packages="$packages tesseract-ocr diffutils"
 if [ "${1-}" = tests ]; then
   packages="$packages clang libclang-rt-dev clang-format clang-tidy lua-busted lua-check

@@ -4,6 +4,7 @@
  * The work between "open" and "close" is plain C that returns an errno and never calls Lua, so that
  * no Lua error can leave a descriptor behind; what has to live longer is a userdata. */
 #include "fs.h"
+#include "digest.h"
 #include "os.h"
 
 #include <fcntl.h>
@@ -14,8 +15,6 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <openssl/evp.h>
 
 #define FD_TYPE "obatch.fs.fd"
 #define LOCK_TYPE "obatch.fs.lock"
@@ -318,34 +317,34 @@ static int fs_holder(lua_State *L) {
 
 /* ---- digests and chance ---- */
 
-static int hash_fd(int fd, EVP_MD_CTX *hash, unsigned char *digest, lua_Integer *length) {
+static int hash_fd(int fd, struct digest *hash, lua_Integer *length) {
     unsigned char bytes[CHUNK];
     *length = 0;
-    if (!EVP_DigestInit_ex(hash, EVP_sha256(), NULL)) return ENOMEM;
+    digest_init(hash);
     for (;;) {
         ssize_t n = read(fd, bytes, sizeof bytes);
         if (n < 0 && errno == EINTR && !obatch_interrupted) continue;
         if (n < 0) return errno;
         if (n == 0) break;
-        if (!EVP_DigestUpdate(hash, bytes, (size_t)n)) return ENOMEM;
+        digest_update(hash, bytes, (size_t)n);
         *length += n;
     }
-    return EVP_DigestFinal_ex(hash, digest, NULL) ? 0 : ENOMEM;
+    return 0;
 }
 
 /* fs.sha256(path) -> 64 hex digits, bytes read | nil, message, CODE */
 static int fs_sha256(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
-    unsigned char digest[EVP_MAX_MD_SIZE];
+    struct digest hash;
+    unsigned char digest[DIGEST_LENGTH];
     lua_Integer length = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fs_fail(L, "open", path, errno);
-    EVP_MD_CTX *hash = EVP_MD_CTX_new();
-    int error = hash ? hash_fd(fd, hash, digest, &length) : ENOMEM;
-    EVP_MD_CTX_free(hash);
+    int error = hash_fd(fd, &hash, &length);
     close(fd);
     if (error) return fs_fail(L, "read", path, error);
-    obatch_push_hex(L, digest, 32);
+    digest_finish(&hash, digest);
+    obatch_push_hex(L, digest, sizeof digest);
     lua_pushinteger(L, length);
     return 2;
 }
@@ -354,10 +353,12 @@ static int fs_sha256(lua_State *L) {
 static int fs_sha256_text(lua_State *L) {
     size_t length;
     const char *text = luaL_checklstring(L, 1, &length);
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    if (!EVP_Digest(text, length, digest, NULL, EVP_sha256(), NULL))
-        return luaL_error(L, "SHA-256 failed: not enough memory");
-    obatch_push_hex(L, digest, 32);
+    struct digest hash;
+    unsigned char digest[DIGEST_LENGTH];
+    digest_init(&hash);
+    digest_update(&hash, text, length);
+    digest_finish(&hash, digest);
+    obatch_push_hex(L, digest, sizeof digest);
     return 1;
 }
 

@@ -3,6 +3,7 @@
  *
  * Nothing is ever written through a symbolic link: whoever can lay one into a job's folder cannot
  * make a run write elsewhere. */
+#include "digest.h"
 #include "fs.h"
 #include "os.h"
 
@@ -13,12 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <openssl/evp.h>
-
 #define APPEND_TYPE "obatch.fs.append"
 #define CREATE_TYPE "obatch.fs.create"
 
-enum { CHUNK = 65536, SHA256_LENGTH = 32 };
+enum { CHUNK = 65536 };
 
 /* ---- whole files ---- */
 
@@ -61,7 +60,7 @@ struct create {
     int broken; /* the errno of the first failure; nothing can follow it */
     bool whole; /* what was copied last ends with a newline */
     lua_Integer bytes;
-    EVP_MD_CTX *sha;
+    struct digest sha;
     char *buffer;
     size_t buffered;
     char *part; /* where it is written; behind path, in the same memory */
@@ -72,9 +71,7 @@ static int create_close(lua_State *L) {
     struct create *file = luaL_checkudata(L, 1, CREATE_TYPE);
     if (file->fd >= 0) unlink(file->part);
     fs_close(&file->fd);
-    EVP_MD_CTX_free(file->sha);
     free(file->buffer);
-    file->sha = NULL;
     file->buffer = NULL;
     return fs_succeed(L);
 }
@@ -92,9 +89,8 @@ int fs_create(lua_State *L) {
     os_part_name(path, file->part);
     luaL_setmetatable(L, CREATE_TYPE);
     file->buffer = malloc(CHUNK);
-    file->sha = EVP_MD_CTX_new();
-    if (!file->buffer || !file->sha || EVP_DigestInit_ex(file->sha, EVP_sha256(), NULL) != 1)
-        return luaL_error(L, "not enough memory");
+    digest_init(&file->sha);
+    if (!file->buffer) return luaL_error(L, "not enough memory");
     int error = os_create(file->part, &file->fd);
     return error ? fs_fail(L, "write", error == EEXIST ? file->part : path, error) : 1;
 }
@@ -115,7 +111,7 @@ static int create_flush(struct create *file) {
 
 static int create_emit(struct create *file, const char *bytes, size_t length) {
     if (file->broken) return file->broken;
-    if (EVP_DigestUpdate(file->sha, bytes, length) != 1) return file->broken = ENOMEM;
+    digest_update(&file->sha, bytes, length);
     if (file->buffered + length > CHUNK && create_flush(file)) return file->broken;
     if (length >= CHUNK) {
         file->broken = os_write_all(file->fd, bytes, length);
@@ -191,9 +187,9 @@ static int create_finish(struct create *file) {
  * are on disk; it is closed. */
 static int create_commit(lua_State *L) {
     struct create *file = check_create(L);
-    unsigned char digest[SHA256_LENGTH];
+    unsigned char digest[DIGEST_LENGTH];
     int error = create_finish(file);
-    if (!error && EVP_DigestFinal_ex(file->sha, digest, NULL) != 1) error = ENOMEM;
+    digest_finish(&file->sha, digest);
     create_close(L);
     if (error) return fs_fail(L, "write", file->path, error);
     lua_createtable(L, 0, 2);

@@ -1,5 +1,6 @@
 /* jsonl.create and jsonl.image: a JSONL file that has its name only when it is whole, and images
  * that go into its lines without passing through Lua. */
+#include "digest.h"
 #include "json_lua.h"
 #include "jsonl.h"
 #include "obatch.h"
@@ -7,7 +8,7 @@
 #include "os.h"
 
 #include <fcntl.h>
-#include <openssl/evp.h>
+#include <nettle/base64.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,13 +16,11 @@
 #define WRITER "obatch.jsonl.writer"
 #define IMAGE "obatch.jsonl.image"
 
-enum { SHA256_LENGTH = 32 };
-
 struct image {
     const char *mime;
     struct stat status; /* as it was when it was looked at first */
     bool written;
-    unsigned char sha256[SHA256_LENGTH]; /* once written: of the bytes that went into the line */
+    unsigned char sha256[DIGEST_LENGTH]; /* once written: of the bytes that went into the line */
     char path[];
 };
 
@@ -29,15 +28,15 @@ struct image {
 struct insert {
     size_t at;
     struct image *image;
-    unsigned char sha256[SHA256_LENGTH];
+    unsigned char sha256[DIGEST_LENGTH];
 };
 
 struct writer {
     int fd;     /* -1 when closed */
     int broken; /* the errno of the first write that failed; nothing can follow it */
     lua_Integer lines, bytes, max_lines, max_bytes;
-    EVP_MD_CTX *sha, *sha_before; /* before: as it was at the end of the last whole line */
-    EVP_MD_CTX *sha_image;
+    struct digest sha, sha_before; /* before: as it was at the end of the last whole line */
+    struct digest sha_image;
     char *buffer;
     size_t buffered;
     struct json_out text; /* the line being composed by put() */
@@ -57,7 +56,7 @@ static int flush(struct writer *writer) {
 }
 
 static int emit(struct writer *writer, const char *bytes, size_t length) {
-    if (EVP_DigestUpdate(writer->sha, bytes, length) != 1) return writer->broken = EIO;
+    digest_update(&writer->sha, bytes, length);
     if (writer->buffered + length > JSONL_BLOCK && flush(writer)) return writer->broken;
     if (length >= JSONL_BLOCK) {
         writer->broken = os_write_all(writer->fd, bytes, length);
@@ -162,8 +161,8 @@ static bool is_same(const struct image *image, const struct stat *now) {
 /* The bytes of an open image, as base64 and into sha_image. */
 static int emit_base64(struct writer *writer, int fd, uint64_t size) {
     enum { STEP = 3 * 8192 };
-    char bytes[STEP], text[STEP / 3 * 4 + 1];
-    if (EVP_DigestInit_ex(writer->sha_image, EVP_sha256(), NULL) != 1) return ENOMEM;
+    char bytes[STEP], text[STEP / 3 * 4];
+    digest_init(&writer->sha_image);
     uint64_t done = 0;
     for (;;) {
         ptrdiff_t n = lines_pread(fd, bytes, sizeof bytes, done);
@@ -171,9 +170,9 @@ static int emit_base64(struct writer *writer, int fd, uint64_t size) {
         if (n == 0) return done == size ? 0 : ESTALE;
         done += (uint64_t)n;
         if (done > size) return ESTALE;
-        if (EVP_DigestUpdate(writer->sha_image, bytes, (size_t)n) != 1) return EIO;
-        int length = EVP_EncodeBlock((unsigned char *)text, (unsigned char *)bytes, (int)n);
-        int error = emit(writer, text, (size_t)length);
+        digest_update(&writer->sha_image, bytes, (size_t)n);
+        base64_encode_raw(text, (size_t)n, (const uint8_t *)bytes);
+        int error = emit(writer, text, BASE64_ENCODE_RAW_LENGTH((size_t)n));
         if (error) return error;
     }
 }
@@ -192,7 +191,8 @@ static int emit_image(struct writer *writer, struct insert *insert) {
     if (error) return error;
     if (stat(image->path, &now) != 0) return errno;
     if (!is_same(image, &now)) return ESTALE;
-    return EVP_DigestFinal_ex(writer->sha_image, insert->sha256, NULL) == 1 ? 0 : EIO;
+    digest_finish(&writer->sha_image, insert->sha256);
+    return 0;
 }
 
 /* Stands in for an image in the composed text; see json_foreign. */
@@ -224,13 +224,9 @@ static int close_writer(lua_State *L) {
         unlink(writer->part);
     }
     writer->fd = -1;
-    EVP_MD_CTX_free(writer->sha);
-    EVP_MD_CTX_free(writer->sha_before);
-    EVP_MD_CTX_free(writer->sha_image);
     free(writer->buffer);
     free(writer->text.data);
     free(writer->inserts);
-    writer->sha = writer->sha_before = writer->sha_image = NULL;
     writer->buffer = NULL;
     writer->text = (struct json_out){0};
     writer->inserts = NULL;
@@ -257,12 +253,8 @@ int jsonl_create(lua_State *L) {
     luaL_setmetatable(L, WRITER);
 
     writer->buffer = malloc(JSONL_BLOCK);
-    writer->sha = EVP_MD_CTX_new();
-    writer->sha_before = EVP_MD_CTX_new();
-    writer->sha_image = EVP_MD_CTX_new();
-    if (!writer->buffer || !writer->sha || !writer->sha_before || !writer->sha_image ||
-        EVP_DigestInit_ex(writer->sha, EVP_sha256(), NULL) != 1)
-        return luaL_error(L, "not enough memory");
+    digest_init(&writer->sha);
+    if (!writer->buffer) return luaL_error(L, "not enough memory");
     int error = os_create(writer->part, &writer->fd);
     return error ? obatch_fail_errno(L, writer->part, error) : 1;
 }
@@ -318,9 +310,7 @@ static int take_back(lua_State *L, struct writer *writer, const struct image *im
     if (ftruncate(writer->fd, (off_t)writer->bytes) != 0 ||
         lseek(writer->fd, (off_t)writer->bytes, SEEK_SET) < 0)
         writer->broken = errno;
-    EVP_MD_CTX *sha = writer->sha;
     writer->sha = writer->sha_before;
-    writer->sha_before = sha;
     if (error != ESTALE) return obatch_fail_errno(L, image->path, error);
     lua_pushfstring(L, "%s has changed while it was used", image->path);
     return obatch_fail(L, "CHANGED", lua_tostring(L, -1));
@@ -344,7 +334,7 @@ static int writer_put(lua_State *L) {
 
     if (writer->insert_count > 0) {
         flush(writer);
-        if (EVP_MD_CTX_copy_ex(writer->sha_before, writer->sha) != 1) writer->broken = ENOMEM;
+        writer->sha_before = writer->sha;
     }
     size_t done = 0;
     for (size_t i = 0; i < writer->insert_count && !writer->broken; i++) {
@@ -375,8 +365,8 @@ static int writer_commit(lua_State *L) {
     writer->fd = -1;
     error = os_sync_parent(writer->path);
 
-    unsigned char digest[SHA256_LENGTH];
-    if (!error && EVP_DigestFinal_ex(writer->sha, digest, NULL) != 1) error = EIO;
+    unsigned char digest[DIGEST_LENGTH];
+    digest_finish(&writer->sha, digest);
     close_writer(L);
     if (error) return obatch_fail_errno(L, writer->path, error);
     lua_createtable(L, 0, 3);

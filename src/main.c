@@ -9,7 +9,7 @@
 #include <locale.h>
 #include <lualib.h>
 #include <microhttpd.h>
-#include <openssl/crypto.h>
+#include <nettle/version.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,8 +139,8 @@ static void push_libraries(lua_State *L) {
     lua_setfield(L, -2, "curl");
     lua_pushstring(L, MHD_get_version());
     lua_setfield(L, -2, "microhttpd");
-    lua_pushstring(L, OpenSSL_version(OPENSSL_VERSION));
-    lua_setfield(L, -2, "crypto");
+    lua_pushfstring(L, "%d.%d", nettle_version_major(), nettle_version_minor());
+    lua_setfield(L, -2, "nettle");
 }
 
 /* Arguments: argc, argv. Returns the exit code that lua/obatch/cli.lua gives. */

@@ -40,7 +40,7 @@ describe("obatch", function()
     local _, head = support.shell("git -C " .. support.quote(support.home) .. " describe --tags --always --abbrev=10")
     if head ~= "" then has(out, "(" .. head:match("%S+")) else has(out, "commit unknown") end
     for _, library in ipairs { "Lua 5%.4%.%d", "libcurl %d+%.%d+%.%d+ with %u%w+/%d", "libmicrohttpd %d+%.",
-      "OpenSSL %d+%.", "lua%-cjson %d+%.", "lua%-argparse %d+%.", "Lrexlib .*PCRE2 %d+%." } do
+      "Nettle %d+%.", "lua%-cjson %d+%.", "lua%-argparse %d+%.", "Lrexlib .*PCRE2 %d+%." } do
       assert.truthy(out:find("\n" .. library), out)
     end
   end)

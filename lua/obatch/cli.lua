@@ -16,7 +16,7 @@ local text = require "obatch.text"
 ---@field home string the folder that holds lua/, scripts/ and README.md
 ---@field version string such as "0.1.0"
 ---@field commit string what it was built from, such as "9ded594a0b" or "9ded594a0b-dirty"; "" when nobody knows
----@field libraries { lua: string, curl: string, microhttpd: string, crypto: string } versions of what is loaded
+---@field libraries { lua: string, curl: string, microhttpd: string, nettle: string } versions of what is loaded
 local cli = { home = nil, version = nil, commit = nil, libraries = nil }
 
 local USAGE = [[
@@ -228,7 +228,7 @@ local function print_version()
   local curl, tls = cli.libraries.curl:match("^libcurl/(%S+)%s+(%S+)")
   print(("libcurl %s with %s"):format(curl, tls))
   print("libmicrohttpd " .. cli.libraries.microhttpd)
-  print(cli.libraries.crypto)
+  print("Nettle " .. cli.libraries.nettle)
   print("lua-cjson " .. require "cjson"._VERSION)
   print("lua-argparse " .. argparse.version)
   print(("%s, PCRE2 %s"):format(rex._VERSION, rex.version()))
