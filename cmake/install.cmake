@@ -1,5 +1,5 @@
-# What "cmake --install" and "cpack" put where. The binary finds share/obatch beside itself, so that the whole can
-# be moved to another prefix.
+# What "cmake --install" and "cpack" put where. The binary finds the other folders from where it is itself, so that
+# the whole can be moved to another prefix.
 
 # Debian's own zsh (below /usr) looks into another folder than those that were built elsewhere.
 install(CODE "
@@ -10,7 +10,8 @@ install(CODE "
 
 # New folders can be entered by everybody, whatever the umask of root is.
 install(CODE "
-  foreach(dir \"\" ${CMAKE_INSTALL_BINDIR} ${CMAKE_INSTALL_DATADIR} ${CMAKE_INSTALL_DATADIR}/obatch
+  foreach(dir \"\" ${CMAKE_INSTALL_BINDIR} ${CMAKE_INSTALL_LIBDIR} ${CMAKE_INSTALL_LIBDIR}/obatch
+      ${CMAKE_INSTALL_DATADIR} ${CMAKE_INSTALL_DATADIR}/obatch
       ${CMAKE_INSTALL_DATADIR}/doc ${CMAKE_INSTALL_DATADIR}/doc/obatch ${CMAKE_INSTALL_DATADIR}/bash-completion
       ${CMAKE_INSTALL_DATADIR}/bash-completion/completions ${CMAKE_INSTALL_DATADIR}/zsh
       ${CMAKE_INSTALL_DATADIR}/zsh/\${OBATCH_ZSH} ${CMAKE_INSTALL_DATADIR}/fish
@@ -23,6 +24,7 @@ install(CODE "
     endif()
   endforeach()")
 install(TARGETS obatch RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS editor http httpd LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/obatch)
 install(DIRECTORY lua scripts DESTINATION ${CMAKE_INSTALL_DATADIR}/obatch
   PATTERN "*.sh" EXCLUDE PATTERN "*.part" EXCLUDE PATTERN "*~" EXCLUDE PATTERN ".*" EXCLUDE)
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/obatch) # what help() of the REPL reads

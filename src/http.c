@@ -490,8 +490,15 @@ static const luaL_Reg transfer_methods[] = {
     {NULL, NULL},
 };
 
+/* http.version() -> such as "libcurl/7.88.1 OpenSSL/3.0.15 zlib/1.2.13 ..." */
+static int http_version(lua_State *L) {
+    lua_pushstring(L, curl_version());
+    return 1;
+}
+
 static const luaL_Reg functions[] = {
     {"client", http_client},
+    {"version", http_version},
     {NULL, NULL},
 };
 

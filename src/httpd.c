@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <math.h>
+#include <microhttpd.h>
 #include <netinet/in.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -344,8 +345,15 @@ static const luaL_Reg server_methods[] = {
     {NULL, NULL},
 };
 
+/* httpd.version() -> the version of libmicrohttpd */
+static int httpd_version(lua_State *L) {
+    lua_pushstring(L, MHD_get_version());
+    return 1;
+}
+
 static const luaL_Reg functions[] = {
     {"listen", httpd_listen},
+    {"version", httpd_version},
     {NULL, NULL},
 };
 

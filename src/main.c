@@ -1,14 +1,13 @@
 /* obatch: a Lua state, its paths, its signals and an exit code. Everything else is Lua
- * (lua/obatch/cli.lua) or one of the modules in the table below. */
+ * (lua/obatch/cli.lua) or one of the modules below. */
 #include "commit.h"
 #include "obatch.h"
 #include "os.h"
 
-#include <curl/curl.h>
+#include <dlfcn.h>
 #include <limits.h>
 #include <locale.h>
 #include <lualib.h>
-#include <microhttpd.h>
 #include <nettle/version.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,12 +23,15 @@ static lua_State *volatile main_state; /* NULL when it must not be touched any m
 static const luaL_Reg modules[] = {
     {"obatch.json", luaopen_obatch_json},
     {"obatch.jsonl", luaopen_obatch_jsonl},
-    {"obatch.http", luaopen_obatch_http},
-    {"obatch.httpd", luaopen_obatch_httpd},
     {"obatch.fs", luaopen_obatch_fs},
     {"obatch.term", luaopen_obatch_term},
     {NULL, NULL},
 };
+
+/* Those that need a large library are files of their own, loaded when they are first required: most
+ * commands need none of them, and libcurl alone brings thirty libraries along, which take longer to
+ * load than all that such a command does. */
+static const char *const loaded_modules[] = {"editor", "http", "httpd"};
 
 /* Lua instructions between the signal and stop_hook. What waits reports the stop itself, and a
  * script has so many to end well; this is for one that does not listen. */
@@ -92,34 +94,60 @@ static bool is_home(const char *dir) {
     return n > 0 && (size_t)n < sizeof file && access(file, R_OK) == 0;
 }
 
-/* Where lua/ and scripts/ are: $OBATCH_HOME, or what obatch.home beside a binary in a build
- * directory says, or share/obatch beside an installed one. */
-static bool find_home(char home[PATH_MAX]) {
-    const char *wish = getenv("OBATCH_HOME");
-    if (wish) {
-        int n = snprintf(home, PATH_MAX, "%s", wish);
-        return n > 0 && n < PATH_MAX && is_home(home);
-    }
-    char self[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (length <= 0) return false;
-    self[length] = '\0';
-    char *slash = strrchr(self, '/');
-    *slash = '\0';
+/* What belongs to the program: `home` has lua/ and scripts/, `modules` the loaded ones. In a build
+ * directory there is a file obatch.home beside the binary, which names the one, and the other is
+ * beside it too; for an installed binary both have fixed places. $OBATCH_HOME changes the first. */
+struct places {
+    char home[PATH_MAX], modules[PATH_MAX];
+};
 
-    char marker[PATH_MAX + 16];
-    snprintf(marker, sizeof marker, "%s/obatch.home", self);
-    FILE *file = fopen(marker, "r");
-    if (file) {
-        bool found = fgets(home, PATH_MAX, file) != NULL;
-        fclose(file);
-        if (found) {
-            home[strcspn(home, "\n")] = '\0';
-            return is_home(home);
-        }
+static bool find_places(struct places *places) {
+    char self[PATH_MAX] = ".", marker[PATH_MAX + 16], line[PATH_MAX] = "";
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length > 0) {
+        self[length] = '\0';
+        *strrchr(self, '/') = '\0';
     }
-    int n = snprintf(home, PATH_MAX, "%s/../share/obatch", self);
-    return n > 0 && n < PATH_MAX && is_home(home);
+    snprintf(marker, sizeof marker, "%s/obatch.home", self);
+    FILE *file = fopen(marker, "re");
+    if (file) {
+        if (!fgets(line, sizeof line, file)) *line = '\0';
+        fclose(file);
+        line[strcspn(line, "\n")] = '\0';
+    }
+    int n = snprintf(places->modules, PATH_MAX, "%s/%s", self, file ? "modules" : OBATCH_MODULES);
+    if (n <= 0 || n >= PATH_MAX) return false;
+    const char *home = getenv("OBATCH_HOME");
+    if (!home && file) home = line;
+    n = home ? snprintf(places->home, PATH_MAX, "%s", home)
+             : snprintf(places->home, PATH_MAX, "%s/../share/obatch", self);
+    return n > 0 && n < PATH_MAX && is_home(places->home);
+}
+
+/* The loader of such a module; the argument is its name, the upvalue its file. Functions are bound
+ * when they are first called: few of those that the libraries need of each other ever are. */
+static int load_module(lua_State *L) {
+    const char *name = luaL_checkstring(L, 1);
+    void *library = dlopen(lua_tostring(L, lua_upvalueindex(1)), RTLD_LAZY | RTLD_LOCAL);
+    if (!library) return luaL_error(L, "cannot load %s: %s", name, dlerror());
+    void *found = dlsym(library, luaL_gsub(L, lua_pushfstring(L, "luaopen_%s", name), ".", "_"));
+    if (!found) return luaL_error(L, "cannot load %s: %s", name, dlerror());
+    lua_CFunction open;
+    memcpy(&open, &found, sizeof open); /* POSIX allows what ISO C has no cast for */
+    lua_settop(L, 1);
+    return open(L);
+}
+
+static void add_modules(lua_State *L, const char *folder) {
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    luaL_setfuncs(L, modules, 0);
+    for (size_t i = 0; i < sizeof loaded_modules / sizeof *loaded_modules; i++) {
+        lua_pushfstring(L, "obatch.%s", loaded_modules[i]);
+        lua_pushfstring(L, "%s/%s.so", folder, loaded_modules[i]);
+        lua_pushcclosure(L, load_module, 1);
+        lua_settable(L, -3);
+    }
+    lua_pop(L, 1);
 }
 
 /* Any error value becomes a message with a traceback; the traceback holds no values, so no key. */
@@ -130,15 +158,11 @@ static int with_traceback(lua_State *L) {
 }
 
 /* The libraries that are loaded now, which may be newer than those it was built with: for
- * --version. */
+ * --version. Modules know theirs. */
 static void push_libraries(lua_State *L) {
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 2);
     lua_pushstring(L, lua_ident);
     lua_setfield(L, -2, "lua");
-    lua_pushstring(L, curl_version());
-    lua_setfield(L, -2, "curl");
-    lua_pushstring(L, MHD_get_version());
-    lua_setfield(L, -2, "microhttpd");
     lua_pushfstring(L, "%d.%d", nettle_version_major(), nettle_version_minor());
     lua_setfield(L, -2, "nettle");
 }
@@ -147,20 +171,18 @@ static void push_libraries(lua_State *L) {
 static int run(lua_State *L) {
     int argc = (int)lua_tointeger(L, 1);
     char **argv = lua_touserdata(L, 2);
-    char home[PATH_MAX];
-    if (!find_home(home))
+    struct places places;
+    if (!find_places(&places))
         return luaL_error(L, "cannot find lua/obatch/cli.lua: set OBATCH_HOME to the folder that "
                              "holds obatch's lua/ and scripts/");
 
     luaL_checkversion(L);
     luaL_openlibs(L);
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-    luaL_setfuncs(L, modules, 0);
-    lua_pop(L, 1);
+    add_modules(L, places.modules);
 
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "path");
-    lua_pushfstring(L, "%s/lua/?.lua;%s", home, lua_tostring(L, -1));
+    lua_pushfstring(L, "%s/lua/?.lua;%s", places.home, lua_tostring(L, -1));
     lua_setfield(L, -3, "path");
     lua_pop(L, 2);
 
@@ -173,7 +195,7 @@ static int run(lua_State *L) {
         lua_pushstring(L, argv[i]);
         lua_rawseti(L, -2, i);
     }
-    lua_pushstring(L, home);
+    lua_pushstring(L, places.home);
     lua_setfield(L, -2, "home");
     lua_pushstring(L, OBATCH_VERSION);
     lua_setfield(L, -2, "version");

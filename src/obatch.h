@@ -13,12 +13,17 @@
 #include <lauxlib.h>
 #include <lua.h>
 
+int luaopen_obatch_fs(lua_State *L);
 int luaopen_obatch_json(lua_State *L);
 int luaopen_obatch_jsonl(lua_State *L);
-int luaopen_obatch_http(lua_State *L);
-int luaopen_obatch_httpd(lua_State *L);
-int luaopen_obatch_fs(lua_State *L);
 int luaopen_obatch_term(lua_State *L);
+
+/* Those of the modules that are files of their own, in which nothing else is visible. What they use
+ * of the host is in exports.txt. */
+#define OBATCH_VISIBLE __attribute__((visibility("default")))
+OBATCH_VISIBLE int luaopen_obatch_editor(lua_State *L);
+OBATCH_VISIBLE int luaopen_obatch_http(lua_State *L);
+OBATCH_VISIBLE int luaopen_obatch_httpd(lua_State *L);
 
 /* The number of the first SIGINT, SIGTERM or SIGHUP, 0 before; cleared only by term.resume().
  * Everything that blocks watches it and returns nil, "interrupted", "INTERRUPTED". Signals are

@@ -181,6 +181,7 @@ return x
         assert.equal(wanted, found, one.name)
       end
     end
+    require "obatch.term".editor():close() -- an editor's type is there when one was made
     local with_methods = 0
     for key, metatable in pairs(debug.getregistry()) do
       local module = type(key) == "string" and key:match("^obatch%.(%l+)%.%l+$")

@@ -45,6 +45,30 @@ describe("obatch", function()
     end
   end)
 
+  it("loads the large libraries only when they are used", function()
+    local dir <close> = support.tmpdir()
+    support.write(dir.path .. "/maps.lua", [[
+      for _, module in ipairs(arg) do require(module) end
+      local term = require "obatch.term"
+      if arg[1] == "obatch.term" then term.editor {} end
+      for line in io.lines("/proc/self/maps") do print(line:match("/lib([%w-]+)[^/]*$")) end]])
+    local LARGE = { "curl", "microhttpd", "edit", "crypto", "ssl" }
+    local function loaded(...)
+      local code, out, err = support.obatch("run", dir.path .. "/maps.lua", ...)
+      assert.equal(0, code, err)
+      local found = {}
+      for _, library in ipairs(LARGE) do
+        if ("\n" .. out):find("\n" .. library .. "\n", 1, true) then found[#found + 1] = library end
+      end
+      return table.concat(found, " ")
+    end
+    assert.equal("", loaded())
+    assert.equal("", loaded("obatch.fs", "obatch.json", "obatch.jsonl"))
+    assert.equal("edit", loaded("obatch.term"))
+    assert.truthy(loaded("obatch.http"):find("^curl"))
+    assert.truthy(loaded("obatch.httpd"):find("^microhttpd"))
+  end)
+
   it("without arguments is wrong usage: 2, help on stderr", function()
     local code, out, err = support.obatch()
     assert.equal(2, code)
@@ -191,7 +215,8 @@ describe("the program finds its lua/ and scripts/", function()
   it("from a build folder outside the source tree", function()
     local dir <close> = support.tmpdir()
     local from = support.binary:match("^(.*)/")
-    assert(os.execute(("cp %s %s/obatch.home %s"):format(support.quote(support.binary), support.quote(from), dir.path)))
+    assert(os.execute(("cd %s && cp -r %s obatch.home modules %s"):format(support.quote(from),
+      support.quote(support.binary), dir.path)))
     local code, out = support.shell(("cd / && %s/obatch sandbox --help"):format(dir.path))
     assert.equal(0, code)
     has(out, "--faults")

@@ -16,7 +16,8 @@ end
 
 --- What is to be installed, by what the source tree has.
 local function wanted_files(zsh)
-  local wanted = { ["bin/obatch"] = true, ["share/obatch/README.md"] = true, ["share/doc/obatch/copyright"] = true,
+  local wanted = { ["bin/obatch"] = true, ["lib/obatch/editor.so"] = true, ["lib/obatch/http.so"] = true,
+    ["lib/obatch/httpd.so"] = true, ["share/obatch/README.md"] = true, ["share/doc/obatch/copyright"] = true,
     ["share/bash-completion/completions/obatch"] = true, ["share/zsh/" .. zsh .. "/_obatch"] = true,
     ["share/fish/vendor_completions.d/obatch.fish"] = true, ["share/man/man1/obatch.1"] = true }
   for _, folder in ipairs { "lua", "scripts" } do
@@ -31,8 +32,8 @@ end
 
 describe("cmake --install", function()
   local dir = support.tmpdir()
-  local prefix = dir.path .. "/usr"
-  local obatch = prefix .. "/bin/obatch"
+  local prefix = dir.path .. "/a prefix"
+  local obatch -- quoted
   lazy_teardown(function() local _ <close> = dir end)
 
   it("puts everything into its place, where everybody can read it", function()
@@ -40,18 +41,18 @@ describe("cmake --install", function()
     assert(fs.mkdir(dir.path .. "/config/obatch/scripts"))
     support.write(dir.path .. "/config/obatch/scripts/only_of_root.lua", "--- Mine.\n")
     local code, _, err = support.shell(("umask 077; XDG_CONFIG_HOME=%s/config cmake --install %s --prefix %s"):format(
-      dir.path, support.quote(build), prefix))
+      dir.path, support.quote(build), support.quote(prefix)))
     assert.equal(0, code, err)
     assert.same(wanted_files "site-functions", files(prefix))
     local _, odd = support.shell(([[cd %s; find . -not -perm -a=r; find . -type d -not -perm -a=rx
-      grep -rl only_of_root share]]):format(prefix))
+      grep -rl only_of_root share]]):format(support.quote(prefix)))
     assert.equal("", odd)
   end)
 
   it("makes a program that uses what was installed, and can be moved", function()
-    assert(fs.rename(prefix, dir.path .. "/elsewhere"))
-    obatch = dir.path .. "/elsewhere/bin/obatch"
-    local code, out = support.shell(("cd / && %s --version && %s correction_loop --help && %s repl -e 1+1"):format(
+    assert(fs.rename(prefix, dir.path .. "/else where"))
+    obatch = support.quote(dir.path .. "/else where/bin/obatch")
+    local code, out = support.shell(("cd / && %s --version && %s correction_loop --help && echo 1+1 | %s repl"):format(
       obatch, obatch, obatch))
     assert.equal(0, code)
     has(out, "libcurl ")
@@ -59,7 +60,7 @@ describe("cmake --install", function()
     has(out, "\n2\n")
     code, out = support.shell("cd / && " .. obatch .. " no_such_script 2>&1")
     assert.equal(2, code)
-    has(out, dir.path .. "/elsewhere/share/obatch/scripts")
+    has(out, dir.path .. "/else where/share/obatch/scripts")
     code, out = support.shell("cd / && OBATCH_SCRIPTS= XDG_CONFIG_HOME=/nowhere " .. obatch .. " scripts")
     assert.equal(0, code)
     assert.truthy(out:find("\nupload +installed +%u"), out)

@@ -4,19 +4,15 @@
 -- Exit codes: 0 all good; 1 failed; 2 usage; 3 finished, but some requests were given up;
 -- 130 interrupted and resumable.
 
-local argparse = require "argparse"
-local columns = require "obatch.columns"
+-- The rest is required where it is used: "run" needs little, and is to begin at once.
 local fs = require "obatch.fs"
-local nearest = require "obatch.nearest"
-local scripts = require "obatch.scripts"
 local term = require "obatch.term"
-local text = require "obatch.text"
 
 ---@class obatch.cli
 ---@field home string the folder that holds lua/, scripts/ and README.md
 ---@field version string such as "0.1.0"
 ---@field commit string what it was built from, such as "9ded594a0b" or "9ded594a0b-dirty"; "" when nobody knows
----@field libraries { lua: string, curl: string, microhttpd: string, nettle: string } versions of what is loaded
+---@field libraries { lua: string, nettle: string } versions of what the program itself is linked with
 local cli = { home = nil, version = nil, commit = nil, libraries = nil }
 
 local USAGE = [[
@@ -43,6 +39,7 @@ cli.BUILT_IN = {
 
 --- As much of a description as fits: its first clauses, or else its first words.
 local function shortened(description, places)
+  local columns, text = require "obatch.columns", require "obatch.text"
   local short = text.printable(description):gsub("%.$", "")
   if columns.places(short) <= places then return short end
   local best
@@ -54,6 +51,7 @@ end
 
 --- What --help says: the commands by group, one line each.
 local function usage()
+  local scripts = require "obatch.scripts"
   local found, own = {}, {}
   for name, description in pairs(cli.BUILT_IN) do found[name] = { description = description } end
   for _, script in ipairs(scripts.list(cli.home)) do found[script.name] = found[script.name] or script end
@@ -93,7 +91,7 @@ local only_parser = false
 ---@param description string
 ---@return table parser
 function cli.parser(name, description)
-  local parser = argparse("obatch " .. name, description):help_max_width(80)
+  local parser = require "argparse"("obatch " .. name, description):help_max_width(80)
   function parser.error(self, message)
     io.stderr:write(("%s\n\nobatch %s: %s\n"):format(self:get_usage(), name, message))
     os.exit(2, true)
@@ -170,7 +168,7 @@ function cli.fail(code, format, ...)
   if progress then progress.hide() end
   local words = table.pack(...)
   for i = 1, words.n do
-    if type(words[i]) == "string" then words[i] = words[i]:gsub("[^\n\t]+", text.shown) end
+    if type(words[i]) == "string" then words[i] = words[i]:gsub("[^\n\t]+", require "obatch.text".shown) end
   end
   io.stdout:flush() -- what was put out before stays before this, also in one file
   io.stderr:write("obatch: ", format:format(table.unpack(words, 1, words.n)), "\n")
@@ -220,17 +218,17 @@ function cli.full_version()
   return ("%s (%s)"):format(cli.version, cli.commit ~= "" and cli.commit or "built outside git, commit unknown")
 end
 
---- What --version prints: the program, and each library as it is loaded now.
+--- What --version prints: the program, and each library as it is now.
 local function print_version()
   local rex = require "rex_pcre2"
   print("obatch " .. cli.full_version())
   print(cli.libraries.lua:match("Lua [%d.]+"))
-  local curl, tls = cli.libraries.curl:match("^libcurl/(%S+)%s+(%S+)")
+  local curl, tls = require "obatch.http".version():match("^libcurl/(%S+)%s+(%S+)")
   print(("libcurl %s with %s"):format(curl, tls))
-  print("libmicrohttpd " .. cli.libraries.microhttpd)
+  print("libmicrohttpd " .. require "obatch.httpd".version())
   print("Nettle " .. cli.libraries.nettle)
   print("lua-cjson " .. require "cjson"._VERSION)
-  print("lua-argparse " .. argparse.version)
+  print("lua-argparse " .. require "argparse".version)
   print(("%s, PCRE2 %s"):format(rex._VERSION, rex.version()))
 end
 
@@ -244,6 +242,7 @@ end
 
 --- There is no such command: what may have been meant, and where it was looked for.
 local function unknown(command)
+  local nearest, scripts = require "obatch.nearest", require "obatch.scripts"
   local names, looked = {}, {}
   for name in pairs(cli.BUILT_IN) do names[#names + 1] = name end
   for _, script in ipairs(scripts.list(cli.home)) do names[#names + 1] = script.name end
@@ -291,7 +290,7 @@ function cli.main(arg)
     if not fs.stat(path) then return cli.fail(2, "%s: there is no such file", path) end
     return run_file(path, rest)
   end
-  local script = scripts.find(cli.home, command)
+  local script = require "obatch.scripts".find(cli.home, command)
   if not script then return unknown(command) end
   tell_of_shadow(script)
   return run_file(script.path, rest)

@@ -82,4 +82,7 @@ function Client:close() end
 ---@return obatch.http.Client client
 function http.client(options) end
 
+---@return string version  of libcurl and what it uses, such as "libcurl/7.88.1 OpenSSL/3.0.15 zlib/1.2.13"
+function http.version() end
+
 return http

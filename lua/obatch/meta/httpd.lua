@@ -85,4 +85,7 @@ function Server:close() end
 ---@return string|nil code
 function httpd.listen(options) end
 
+---@return string version  of libmicrohttpd
+function httpd.version() end
+
 return httpd
