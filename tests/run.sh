@@ -55,7 +55,7 @@ check "luacheck finds nothing" luacheck -q lua scripts tests
 if clang-format --version | grep -q "version 14"; then
   check "C is formatted as .clang-format says" \
     clang-format --dry-run -Werror src/*.c src/*.h tests/c/*.c tests/fuzz/*.c tests/fuzz/*.h \
-      tests/preload/*.c
+      tests/preload/*.c tests/bench/*.c tests/bench/*.cpp
   check "clang-tidy finds nothing" sh -c 'printf "%s\n" src/*.c | xargs -P 2 -n 4 clang-tidy --quiet -p "$1"' tidy "$build"
 fi
 for program in "$build"/tests/*_test; do
@@ -68,6 +68,7 @@ done
 for spec in tests/*_spec.lua; do
   suite "$(basename "$spec" .lua)" "$obatch" run tests/busted.lua "$spec"
 done
+check "the benchmark runs, and its programs agree" sh tests/bench/run.sh --size tiny --rounds 1
 suite "official Node SDK" sh tests/sdk/run.sh "$obatch" build/sdk
 suite "report page in Chromium" sh tests/browser/run.sh "$obatch" build/browser
 

@@ -1,0 +1,20 @@
+--- Judges the results of a batch as the correction loop does: lines with a good answer to one file, all
+-- others to another.
+--
+--    obatch run tests/bench/judge.lua RESULTS GOOD BAD [POLICY]
+
+local jsonl = require "obatch.jsonl"
+local outcome = require "obatch.outcome"
+local policy = require "obatch.policy"
+
+local results, good_path, bad_path, policy_path = ...
+local rules = assert(policy.load(policy_path))
+local good, bad = assert(io.open(good_path, "wb")), assert(io.open(bad_path, "wb"))
+good:setvbuf("full", 1 << 18)
+bad:setvbuf("full", 1 << 18)
+for record in assert(jsonl.scan(results, outcome.FIELDS, { text = true })) do
+  local is_good = not record.error and outcome.judge(record, rules).class == "valid"
+  assert((is_good and good or bad):write(record.text, "\n"))
+end
+assert(good:close())
+assert(bad:close())
