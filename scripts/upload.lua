@@ -225,11 +225,11 @@ local stage = line:stage("looking at images", { unit = "images", facts = functio
   return { done = images, words = { ("%d to be sent"):format(batches.sent) } }
 end })
 local taken = {} -- custom_ids, of all images: an image has the same one in every run
-for path, size, trouble_there in fs.walk(image_dir, { ext = walked }) do
+for path, is_there, trouble_there in fs.walk(image_dir, { ext = walked, stat = false }) do
   local ending = (path:match("%.[^./]*$") or ""):lower()
-  if size and not endings[ending] then
+  if is_there and not endings[ending] then
     unknown_endings[ending] = (unknown_endings[ending] or 0) + 1
-  elseif not size then
+  elseif not is_there then
     left_out[#left_out + 1] = text.printable(trouble_there)
   else
     images = images + 1

@@ -89,14 +89,14 @@ local function check(path)
   line:print(("%s: %s: %s"):format(name, place(content, at), why))
 end
 
-for path, size, problem in fs.walk(args.image_dir, { ext = { [ending] = true } }) do
+for path, ok, problem in fs.walk(args.image_dir, { ext = { [ending] = true }, stat = false }) do
   if term.interrupted() then
     line:close()
     return cli.stopped("interrupted", "INTERRUPTED")
   end
   local image, kind = sidecar.parse(path)
   local wanted = args.ext or image and kind == "text"
-  if not size and (fs.lstat(path) or {}).type ~= "link" then
+  if not ok and (fs.lstat(path) or {}).type ~= "link" then
     trouble(problem)
   elseif wanted then
     check(path)

@@ -1,106 +1,20 @@
-/* fs.list and fs.walk: folders are read whole and sorted, one per level, into memory that a
- * userdata owns. */
+/* fs.list and fs.walk.
+ *
+ * A walk is cut into pieces: a piece is a folder and as much of what is below it as is read in one
+ * go. What is left becomes pieces of their own, which other threads may read ahead. Lua's thread
+ * takes them one by one in the order of their paths, so that a walk gives the same whoever read it.
+ */
+#include "folder.h"
 #include "fs.h"
+#include "options.h"
+#include "pool.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <stdbool.h>
+#include <stdatomic.h>
 #include <stdlib.h>
-#include <strings.h>
-#include <sys/stat.h>
 
 #define FOLDER_TYPE "obatch.fs.folder"
 #define WALK_TYPE "obatch.fs.walk"
-
-#define CHUNK 65536
-
-struct entry {
-    size_t name; /* where it starts in the folder's text */
-    bool is_folder;
-};
-
-struct folder {
-    char *text; /* the names, each ended by a NUL */
-    size_t text_length, text_room;
-    struct entry *entries;
-    size_t count, room;
-    size_t next;        /* walk: the next entry to visit */
-    size_t path_length; /* walk: of the folder's own path */
-};
-
-static void folder_free(struct folder *folder) {
-    free(folder->text);
-    free(folder->entries);
-    *folder = (struct folder){0};
-}
-
-static int folder_add(struct folder *folder, const char *name, bool is_folder) {
-    size_t size = strlen(name) + 1;
-    if (folder->text_length + size > folder->text_room) {
-        size_t room = folder->text_room * 2 + CHUNK;
-        char *text = realloc(folder->text, room);
-        if (!text) return ENOMEM;
-        folder->text = text;
-        folder->text_room = room;
-    }
-    if (folder->count == folder->room) {
-        size_t room = folder->room * 2 + 64;
-        struct entry *entries = realloc(folder->entries, room * sizeof *entries);
-        if (!entries) return ENOMEM;
-        folder->entries = entries;
-        folder->room = room;
-    }
-    memcpy(folder->text + folder->text_length, name, size);
-    folder->entries[folder->count++] = (struct entry){folder->text_length, is_folder};
-    folder->text_length += size;
-    return 0;
-}
-
-/* A folder sorts as "name/", so that a walk delivers whole paths in bytewise order: "a.jpg" comes
- * before "a/1.jpg". */
-static int by_path(const void *left, const void *right, void *text) {
-    const struct entry *a = left, *b = right;
-    const unsigned char *x = (const unsigned char *)text + a->name;
-    const unsigned char *y = (const unsigned char *)text + b->name;
-    while (*x && *x == *y) x++, y++;
-    int cx = *x ? *x : a->is_folder ? '/' : 0;
-    int cy = *y ? *y : b->is_folder ? '/' : 0;
-    return cx - cy;
-}
-
-static int by_name(const void *left, const void *right, void *text) {
-    const struct entry *a = left, *b = right;
-    return strcmp((const char *)text + a->name, (const char *)text + b->name);
-}
-
-static int folder_fill(struct folder *folder, DIR *dir) {
-    for (;;) {
-        errno = 0;
-        struct dirent *item = readdir(dir);
-        if (!item) return errno;
-        const char *name = item->d_name;
-        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) continue;
-        bool is_folder = item->d_type == DT_DIR;
-        struct stat info;
-        if (item->d_type == DT_UNKNOWN &&
-            fstatat(dirfd(dir), name, &info, AT_SYMLINK_NOFOLLOW) == 0)
-            is_folder = S_ISDIR(info.st_mode);
-        int error = folder_add(folder, name, is_folder);
-        if (error) return error;
-    }
-}
-
-static int folder_read(struct folder *folder, const char *path,
-                       int (*order)(const void *, const void *, void *)) {
-    DIR *dir = opendir(path);
-    if (!dir) return errno;
-    int error = folder_fill(folder, dir);
-    closedir(dir);
-    if (!error && folder->count > 0)
-        qsort_r(folder->entries, folder->count, sizeof *folder->entries, order, folder->text);
-    return error;
-}
 
 static int folder_gc(lua_State *L) {
     folder_free(luaL_checkudata(L, 1, FOLDER_TYPE));
@@ -113,33 +27,247 @@ int fs_list(lua_State *L) {
     struct folder *folder = lua_newuserdatauv(L, sizeof *folder, 0);
     *folder = (struct folder){0};
     luaL_setmetatable(L, FOLDER_TYPE);
-    int error = folder_read(folder, path, by_name);
+    int error = folder_read(folder, path, NULL);
     if (error) return fs_fail(L, "list", path, error);
     lua_createtable(L, (int)(folder->count < INT_MAX ? folder->count : 0), 0);
     for (size_t i = 0; i < folder->count; i++) {
-        lua_pushstring(L, folder->text + folder->entries[i].name);
+        const struct folder_entry *entry = &folder->entries[i];
+        lua_pushlstring(L, folder->text + entry->name, entry->length);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     folder_free(folder);
     return 1;
 }
 
-struct walk {
-    char path[PATH_MAX]; /* the folder being read, then the entry being looked at */
-    struct folder *folders;
-    size_t depth, room;
-    char *endings; /* wanted endings, each ended by a NUL, the list by an empty one; NULL: all */
-    bool started;
+/* ---- pieces ---- */
+
+/* So much is read in one go: names, and a folder counts as so many, which is what opening costs. */
+enum { PIECE = 2000, PIECE_FOLDER = 20 };
+
+/* So many pieces are read ahead of one that is being delivered. */
+enum { AHEAD = 4 };
+
+enum kind { FILE_ITEM, FAILED_ITEM, FOLDER_ITEM /* to be read as a piece of its own */ };
+
+/* Followed in the piece's memory by the path and a NUL. */
+struct item {
+    int64_t size;
+    double mtime;
+    size_t length;
+    enum kind kind;
+    int error;
 };
 
+struct piece {
+    struct pool_task task;
+    struct walk *walk;
+    struct piece *next;          /* among the pieces of one parent; down the stack of the walk */
+    struct piece *first, **last; /* those that it has left to others, in order */
+    struct piece *unsent;        /* the first of them that is not submitted */
+    int ahead;                   /* submitted, and not delivered yet */
+    bool is_root, is_sent, is_read, lacks_memory;
+    char *items;
+    size_t length, room, at; /* at: what is delivered */
+    char path[];
+};
+
+struct walk {
+    struct piece *top; /* what is being delivered: the innermost piece, then those above it */
+    char *endings;
+    struct folder_filter filter;
+    atomic_bool over; /* nobody wants what is being read */
+};
+
+static struct piece *piece_new(struct walk *walk, const char *path, size_t length) {
+    struct piece *piece = calloc(1, sizeof *piece + length + 1);
+    if (!piece) return NULL;
+    piece->walk = walk;
+    piece->last = &piece->first;
+    memcpy(piece->path, path, length);
+    return piece;
+}
+
+/* With its path and a NUL, and so that the next one begins where its numbers may. */
+static size_t item_size(const struct item *item) {
+    enum { STEP = sizeof item->size };
+    return (sizeof *item + item->length + STEP) / STEP * STEP;
+}
+
+static void piece_add(struct piece *piece, struct item item, const char *path) {
+    size_t size = item_size(&item);
+    if (piece->length + size > piece->room) {
+        size_t room = (piece->length + size) * 2 + 512;
+        char *items = realloc(piece->items, room);
+        if (!items) {
+            piece->lacks_memory = true;
+            return;
+        }
+        piece->items = items;
+        piece->room = room;
+    }
+    memcpy(piece->items + piece->length, &item, sizeof item);
+    memcpy(piece->items + piece->length + sizeof item, path, item.length);
+    piece->items[piece->length + sizeof item + item.length] = '\0';
+    piece->length += size;
+}
+
+static void piece_free(struct piece *piece) {
+    free(piece->items);
+    free(piece);
+}
+
+/* A folder on the way down, and how far it has been walked. */
+struct level {
+    struct folder folder;
+    size_t next;
+    size_t path_length; /* of its own path */
+    struct level *above;
+};
+
+struct descent {
+    struct piece *piece;
+    struct level *level; /* the innermost */
+    size_t read;
+    char path[PATH_MAX]; /* the innermost folder's, then that of the entry looked at */
+};
+
+/* descent->path is a folder: it becomes the innermost level, or an item that says why not. */
+static void enter(struct descent *descent, size_t length) {
+    struct piece *piece = descent->piece;
+    struct level *level = calloc(1, sizeof *level);
+    int error = ENOMEM;
+    if (level) {
+        bool is_root = piece->is_root && !descent->level;
+        const struct folder_filter *filter = &piece->walk->filter;
+        error = is_root ? folder_read(&level->folder, descent->path, filter)
+                        : folder_read_below(&level->folder, descent->path, filter);
+    }
+    if (error) {
+        piece_add(piece, (struct item){.kind = FAILED_ITEM, .error = error, .length = length},
+                  descent->path);
+        if (level) folder_free(&level->folder);
+        free(level);
+        return;
+    }
+    level->path_length = length;
+    level->above = descent->level;
+    descent->level = level;
+    descent->read += level->folder.seen + PIECE_FOLDER;
+}
+
+static void leave(struct descent *descent) {
+    struct level *level = descent->level;
+    descent->level = level->above;
+    folder_free(&level->folder);
+    free(level);
+}
+
+/* Puts the name behind the innermost folder's path; false when the path gets too long. */
+static bool name_entry(struct descent *descent, const struct folder_entry *entry, size_t *length) {
+    const struct level *level = descent->level;
+    size_t at = level->path_length, n = entry->length;
+    if (at > 0 && descent->path[at - 1] != '/') descent->path[at++] = '/';
+    bool fits = at + n < sizeof descent->path;
+    if (!fits) n = sizeof descent->path - at - 1;
+    memcpy(descent->path + at, level->folder.text + entry->name, n);
+    descent->path[at + n] = '\0';
+    *length = at + n;
+    return fits;
+}
+
+static void piece_run(struct pool_task *task) {
+    struct piece *piece = (struct piece *)task;
+    struct descent descent = {.piece = piece};
+    size_t length = strlen(piece->path);
+    memcpy(descent.path, piece->path, length + 1);
+    if (!atomic_load_explicit(&piece->walk->over, memory_order_relaxed)) enter(&descent, length);
+    while (descent.level) {
+        struct level *level = descent.level;
+        if (level->next == level->folder.count || piece->lacks_memory) {
+            leave(&descent);
+            continue;
+        }
+        const struct folder_entry *entry = &level->folder.entries[level->next++];
+        struct item item = {.size = entry->size, .mtime = entry->mtime, .error = entry->error};
+        if (!name_entry(&descent, entry, &item.length)) item.error = ENAMETOOLONG;
+        item.kind = item.error ? FAILED_ITEM : entry->is_folder ? FOLDER_ITEM : FILE_ITEM;
+        if (item.kind == FOLDER_ITEM && descent.read < PIECE) {
+            enter(&descent, item.length);
+        } else {
+            piece_add(piece, item, descent.path);
+        }
+    }
+}
+
+/* ---- their order ---- */
+
+static const struct item *next_item(const struct piece *piece) {
+    return piece->at < piece->length ? (const void *)(piece->items + piece->at) : NULL;
+}
+
+static const char *item_path(const struct item *item) {
+    return (const char *)(item + 1);
+}
+
+static void send_ahead(struct piece *piece) {
+    while (piece->unsent && piece->ahead < AHEAD) {
+        piece->unsent->task.run = piece_run;
+        piece->unsent->is_sent = true;
+        pool_submit(&piece->unsent->task);
+        piece->unsent = piece->unsent->next;
+        piece->ahead++;
+    }
+}
+
+/* Sees to it that a piece is read, and makes pieces of what it has left. 0 or ENOMEM. */
+static int receive(struct piece *piece) {
+    if (piece->is_sent) {
+        pool_wait(&piece->task);
+    } else {
+        piece_run(&piece->task);
+    }
+    piece->is_read = true;
+    if (piece->lacks_memory) return ENOMEM;
+    for (const struct item *item; (item = next_item(piece)); piece->at += item_size(item)) {
+        if (item->kind != FOLDER_ITEM) continue;
+        struct piece *child = piece_new(piece->walk, item_path(item), item->length);
+        if (!child) return ENOMEM;
+        *piece->last = child;
+        piece->last = &child->next;
+    }
+    piece->at = 0;
+    piece->unsent = piece->first;
+    return 0;
+}
+
+/* The next item is a folder: its piece goes on top. */
+static void descend(struct walk *walk) {
+    struct piece *parent = walk->top, *child = parent->first;
+    if (pool_threads() > 1) send_ahead(parent);
+    parent->first = child->next;
+    if (!parent->first) parent->last = &parent->first;
+    if (parent->unsent == child) parent->unsent = child->next;
+    if (child->is_sent) parent->ahead--;
+    child->next = parent;
+    walk->top = child;
+}
+
 static void walk_free(struct walk *walk) {
-    while (walk->depth > 0) folder_free(&walk->folders[--walk->depth]);
-    free(walk->folders);
+    atomic_store_explicit(&walk->over, true, memory_order_relaxed);
+    while (walk->top) {
+        struct piece *piece = walk->top;
+        walk->top = piece->next;
+        while (piece->first) {
+            struct piece *child = piece->first;
+            piece->first = child->next;
+            if (child->is_sent) pool_wait(&child->task);
+            piece_free(child);
+        }
+        if (piece->is_sent && !piece->is_read) pool_wait(&piece->task);
+        piece_free(piece);
+    }
     free(walk->endings);
-    walk->folders = NULL;
     walk->endings = NULL;
-    walk->room = 0;
-    walk->started = true; /* a closed walk is over */
 }
 
 static int walk_gc(lua_State *L) {
@@ -147,127 +275,96 @@ static int walk_gc(lua_State *L) {
     return 0;
 }
 
-/* walk->path is a folder: read it and make it the innermost one. */
-static int walk_enter(struct walk *walk) {
-    if (walk->depth == walk->room) {
-        size_t room = walk->room * 2 + 8;
-        struct folder *folders = realloc(walk->folders, room * sizeof *folders);
-        if (!folders) return ENOMEM;
-        walk->folders = folders;
-        walk->room = room;
-    }
-    struct folder *folder = &walk->folders[walk->depth];
-    *folder = (struct folder){.path_length = strlen(walk->path)};
-    int error = folder_read(folder, walk->path, by_path);
-    if (error)
-        folder_free(folder);
-    else
-        walk->depth++;
-    return error;
-}
-
-static bool walk_wants(const struct walk *walk, const char *name) {
-    if (!walk->endings) return true;
-    size_t length = strlen(name);
-    for (const char *ending = walk->endings; *ending; ending += strlen(ending) + 1) {
-        size_t n = strlen(ending);
-        if (length > n && strcasecmp(name + length - n, ending) == 0) return true;
-    }
-    return false;
-}
-
-/* Puts the name behind the folder's path; false when the path gets too long. */
-static bool walk_name(struct walk *walk, const struct folder *folder, const char *name) {
-    size_t at = folder->path_length;
-    size_t length = strlen(name);
-    if (at > 0 && walk->path[at - 1] != '/') walk->path[at++] = '/';
-    bool fits = at + length < sizeof walk->path;
-    if (!fits) length = sizeof walk->path - at - 1;
-    memcpy(walk->path + at, name, length);
-    walk->path[at + length] = '\0';
-    return fits;
-}
-
-/* The next thing to deliver is in walk->path. 1: a file; 0: the end; below 0: -errno. */
-static int walk_step(struct walk *walk, struct stat *info) {
-    if (!walk->started) {
-        walk->started = true;
-        int error = walk_enter(walk);
-        if (error) return -error;
-    }
-    while (walk->depth > 0) {
-        struct folder *folder = &walk->folders[walk->depth - 1];
-        if (folder->next == folder->count) {
-            folder_free(folder);
-            walk->depth--;
+/* The next file or failure, in *found. 0, or ENOMEM; NULL at the end. */
+static int walk_step(struct walk *walk, const struct item **found) {
+    for (*found = NULL; walk->top;) {
+        struct piece *piece = walk->top;
+        int error = piece->is_read ? 0 : receive(piece);
+        if (error) return error;
+        const struct item *item = next_item(piece);
+        if (!item) {
+            walk->top = piece->next;
+            piece_free(piece);
             continue;
         }
-        const struct entry *entry = &folder->entries[folder->next++];
-        const char *name = folder->text + entry->name;
-        if (!entry->is_folder && !walk_wants(walk, name)) continue;
-        if (!walk_name(walk, folder, name)) return -ENAMETOOLONG;
-        if (entry->is_folder) {
-            int error = walk_enter(walk);
-            if (error) return -error;
-        } else {
-            if (stat(walk->path, info) != 0) return -errno;
-            if (S_ISREG(info->st_mode)) return 1; /* and not a link to a folder, a socket, ... */
+        piece->at += item_size(item);
+        if (item->kind != FOLDER_ITEM) {
+            *found = item;
+            return 0;
         }
+        descend(walk);
     }
     return 0;
 }
 
 static int walk_next(lua_State *L) {
     struct walk *walk = luaL_checkudata(L, 1, WALK_TYPE);
-    struct stat info = {0};
-    int step = walk_step(walk, &info);
-    if (step == 0) {
+    const struct item *item;
+    if (walk_step(walk, &item) != 0) {
+        walk_free(walk);
+        return luaL_error(L, "not enough memory");
+    }
+    if (!item) {
         walk_free(walk);
         return 0;
     }
-    lua_pushstring(L, walk->path);
-    if (step < 0) return 1 + fs_fail(L, "read", walk->path, -step);
-    lua_pushinteger(L, (lua_Integer)info.st_size);
-    lua_pushnumber(L, (lua_Number)info.st_mtim.tv_sec + (lua_Number)info.st_mtim.tv_nsec / 1e9);
+    lua_pushlstring(L, item_path(item), item->length);
+    if (item->kind == FAILED_ITEM) return 1 + fs_fail(L, "read", item_path(item), item->error);
+    if (!walk->filter.stat) {
+        lua_pushboolean(L, 1);
+        return 2;
+    }
+    lua_pushinteger(L, (lua_Integer)item->size);
+    lua_pushnumber(L, item->mtime);
     return 3;
 }
 
-/* for path, size, mtime in fs.walk(folder [, { ext = { [".jpg"] = true } }]) do
+/* How many bytes the wanted endings take; -1 where all names are wanted. Leaves ext at the top. */
+static ptrdiff_t measure_endings(lua_State *L) {
+    ptrdiff_t size = 0;
+    if (options_get(L, 2, "ext") == LUA_TNIL) return -1;
+    luaL_argcheck(L, lua_istable(L, -1), 2, "ext must be a table such as {[\".jpg\"]=true}");
+    for (lua_pushnil(L); lua_next(L, 3); lua_pop(L, 1)) {
+        luaL_argcheck(L, lua_type(L, -2) == LUA_TSTRING && lua_rawlen(L, -2) > 0, 2,
+                      "ext must be a table such as {[\".jpg\"]=true}");
+        if (lua_toboolean(L, -1)) size += (ptrdiff_t)lua_rawlen(L, -2) + 1;
+    }
+    return size;
+}
+
+/* for path, size, mtime in fs.walk(folder [, { ext = { [".jpg"] = true }, stat = false }]) do
  *
  * Every regular file below the folder, in bytewise order of its path, with links to files followed
  * and links to folders not. ext: only names with one of these endings, in any case, and something
- * before it. What cannot be read comes as path, nil, message, CODE, and the walk goes on. */
+ * before it. stat = false: names are enough, and true comes instead of size and time; this is much
+ * faster. What cannot be read comes as path, nil, message, CODE, and the walk goes on. Folders are
+ * read ahead: what is made or removed meanwhile may be seen or not. */
 int fs_walk(lua_State *L) {
+    static const char *const known[] = {"ext", "stat", NULL};
     const char *path = obatch_check_path(L, 1);
     luaL_argcheck(L, strlen(path) < PATH_MAX, 1, "path too long");
-    size_t size = 0;
-    bool all = true;
+    ptrdiff_t size = -1;
+    bool stat = true;
     lua_settop(L, 2);
     if (!lua_isnil(L, 2)) {
-        luaL_checktype(L, 2, LUA_TTABLE);
-        all = lua_getfield(L, 2, "ext") == LUA_TNIL;
-        if (!all) {
-            luaL_argcheck(L, lua_istable(L, 3), 2, "ext must be a table such as {[\".jpg\"]=true}");
-            for (lua_pushnil(L); lua_next(L, 3); lua_pop(L, 1)) {
-                luaL_argcheck(L, lua_type(L, -2) == LUA_TSTRING && lua_rawlen(L, -2) > 0, 2,
-                              "ext must be a table such as {[\".jpg\"]=true}");
-                if (lua_toboolean(L, -1)) size += lua_rawlen(L, -2) + 1;
-            }
-        }
+        options_check(L, 2, known);
+        size = measure_endings(L);
+        stat = options_boolean(L, 2, "stat", true);
     }
 
     lua_pushcfunction(L, walk_next);
     struct walk *walk = lua_newuserdatauv(L, sizeof *walk, 0);
     memset(walk, 0, sizeof *walk);
     luaL_setmetatable(L, WALK_TYPE);
-    memcpy(walk->path, path, strlen(path) + 1);
-    if (!all) {
-        walk->endings = calloc(size + 1, 1);
-        if (!walk->endings) return luaL_error(L, "not enough memory");
-        char *end = walk->endings;
+    walk->filter.stat = stat;
+    walk->top = piece_new(walk, path, strlen(path));
+    if (size >= 0) walk->filter.endings = walk->endings = calloc((size_t)size + 1, 1);
+    if (!walk->top || (size >= 0 && !walk->endings)) return luaL_error(L, "not enough memory");
+    walk->top->is_root = true;
+    char *end = walk->endings;
+    if (size >= 0)
         for (lua_pushnil(L); lua_next(L, 3); lua_pop(L, 1))
             if (lua_toboolean(L, -1)) end = stpcpy(end, lua_tostring(L, -2)) + 1;
-    }
     lua_pushnil(L);
     lua_pushvalue(L, -2);
     return 4;

@@ -40,14 +40,21 @@ static void run(struct pool_task *task) {
     pthread_cond_signal(&done); /* only one thread ever waits */
 }
 
+/* Takes a task that nobody has begun out of the queue. */
+static void take(struct pool_task *task) {
+    struct pool_task **link = &first;
+    while (*link != task) link = &(*link)->next;
+    *link = task->next;
+    if (last == &task->next) last = link;
+}
+
 static void *serve(void *unused) {
     (void)unused;
     pthread_mutex_lock(&mutex);
     for (;;) {
         while (!first) pthread_cond_wait(&work, &mutex);
         struct pool_task *task = first;
-        first = task->next;
-        if (!first) last = &first;
+        take(task);
         run(task);
     }
     return NULL;
@@ -79,14 +86,18 @@ void pool_submit(struct pool_task *task) {
 
 void pool_wait(struct pool_task *task) {
     pthread_mutex_lock(&mutex);
-    if (task->state == POOL_QUEUED) {
-        struct pool_task **link = &first;
-        while (*link != task) link = &(*link)->next;
-        *link = task->next;
-        if (last == &task->next) last = link;
-        run(task);
+    while (task->state != POOL_DONE) {
+        if (task->state == POOL_QUEUED) {
+            take(task);
+            run(task);
+        } else if (first) { /* rather than to sleep until somebody else is ready */
+            struct pool_task *other = first;
+            take(other);
+            run(other);
+        } else {
+            pthread_cond_wait(&done, &mutex);
+        }
     }
-    while (task->state != POOL_DONE) pthread_cond_wait(&done, &mutex);
     pthread_mutex_unlock(&mutex);
 }
 

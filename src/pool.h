@@ -25,7 +25,8 @@ int pool_threads(void);
  * pool_wait does all the work. */
 void pool_submit(struct pool_task *task);
 
-/* Returns when the task has run. When nobody has begun it, the caller does it itself. */
+/* Returns when the task has run. When nobody has begun it, the caller does it itself; while another
+ * thread is at it, the caller does what else is waiting. */
 void pool_wait(struct pool_task *task);
 
 /* Has it run? What it has written may be read then. For callers that have other work to do. */

@@ -125,6 +125,71 @@ describe("fs", function()
       assert.same({ "\xe9t\xe9/a\nb.jpg" }, walk(dir.path))
     end)
 
+    it("without stat looks only at links, and gives true for what is there", function()
+      assert(fs.mkdir(dir.path .. "/sub"))
+      support.write(dir.path .. "/f", "123")
+      os.execute(("cd %s && ln -s .. sub/up && ln -s ../f sub/link && ln -s self self && mkfifo pipe"):format(
+        dir.path))
+      local found = {}
+      for path, ok, message, code in fs.walk(dir.path, { stat = false }) do
+        found[#found + 1] = { path:sub(#dir.path + 2), ok, code or message }
+      end
+      assert.same({ { "f", true }, { "self", nil, "ELOOP" }, { "sub/link", true } }, found)
+      assert.has_error(function() fs.walk(dir.path, { stat = 0 }) end)
+      assert.has_error(function() fs.walk(dir.path, { sta = false }) end)
+    end)
+
+    it("gives the same in the same order, however many threads read a large tree", function()
+      -- More than is read in one go, at three depths; and what fails has its place, too.
+      local expected = {}
+      for i = 1, 12 do
+        for _, below in ipairs { "", "/x", "/x/y" } do
+          local folder = ("/box-%02d%s"):format(i, below)
+          assert(fs.mkdir(dir.path .. folder))
+          for j = 1, 70 do
+            support.write(("%s%s/%03d.jpg"):format(dir.path, folder, j), "")
+            expected[#expected + 1] = ("%s/%03d.jpg"):format(folder, j)
+            support.write(("%s%s/%03d.txt"):format(dir.path, folder, j), "")
+          end
+          os.execute(("ln -s nowhere %s%s/050x.jpg"):format(dir.path, folder))
+          expected[#expected + 1] = folder .. "/050x.jpg ENOENT"
+        end
+      end
+      table.sort(expected)
+      support.write(dir.path .. "/walk.lua", [[
+        local dir = ...
+        for path, ok, _, code in require "obatch.fs".walk(dir, { ext = { [".jpg"] = true } }) do
+          print(path:sub(#dir + 1) .. (ok and "" or " " .. code))
+        end]])
+      for threads = 1, 4 do
+        local code, out, err = support.shell(("OBATCH_THREADS=%d %s run %s/walk.lua %s"):format(threads,
+          support.quote(support.binary), dir.path, dir.path))
+        assert.same({ 0, "" }, { code, err })
+        assert.is_true(out == table.concat(expected, "\n") .. "\n")
+      end
+    end)
+
+    it("can be left while other threads are reading", function()
+      for i = 1, 30 do
+        assert(fs.mkdir(("%s/%02d"):format(dir.path, i)))
+        for j = 1, 100 do support.write(("%s/%02d/%03d"):format(dir.path, i, j), "") end
+      end
+      support.write(dir.path .. "/walk.lua", [[
+        local fs, dir = require "obatch.fs", ...
+        for stop = 1, 3000, 111 do
+          local count = 0
+          for _ in fs.walk(dir) do
+            count = count + 1
+            if count == stop then break end
+          end
+        end
+        for _ = 1, 10 do fs.walk(dir)() end -- not closed, but collected
+        print "done"]])
+      local code, out, err = support.shell(("OBATCH_THREADS=4 %s run %s/walk.lua %s"):format(
+        support.quote(support.binary), dir.path, dir.path))
+      assert.same({ 0, "done\n", "" }, { code, out, err })
+    end)
+
     it("reports a folder that cannot be read and goes on behind it", function()
       for _, name in ipairs { "a", "b", "c" } do
         assert(fs.mkdir(dir.path .. "/" .. name))

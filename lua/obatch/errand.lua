@@ -162,7 +162,7 @@ end
 function Errand:complete()
   local ok, message, code = fs.rename(self.dir .. "/record.json", self.dir .. "/completed.json")
   if not ok then return nil, message, code end
-  for path in fs.walk(self.dir, { ext = { [".jsonl"] = true } }) do
+  for path in fs.walk(self.dir, { ext = { [".jsonl"] = true }, stat = false }) do
     local name = path:match("[^/]*$")
     if name == "original_requests.jsonl" or name:find("^batch_requests_iteration_") then
       ok, message, code = fs.remove(path)

@@ -42,7 +42,7 @@ local function images_below(image_dir)
     local id = image_record.custom_id(path, {})
     if paths[id] == nil then paths[id] = image elseif paths[id] ~= image then paths[id] = false end
   end
-  for path in fs.walk(image_dir, { ext = sidecar.EXTENSIONS }) do
+  for path in fs.walk(image_dir, { ext = sidecar.EXTENSIONS, stat = false }) do
     add(path, path)
     add(root:gsub("/$", "") .. "/" .. path:sub(#image_dir + 1):gsub("^/+", ""), path)
   end

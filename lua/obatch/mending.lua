@@ -72,19 +72,19 @@ end
 ---@return integer faults   files or folders
 function mending.purge(image_dir, tell)
   local removed, faults = 0, 0
-  for path, size, problem in fs.walk(image_dir, { ext = { [".txt.before"] = true } }) do
+  for path, is_there, problem in fs.walk(image_dir, { ext = { [".txt.before"] = true }, stat = false }) do
     local own = path:gsub("%.before$", "")
     local _, kind = sidecar.parse(own)
     local stat = fs.lstat(path) or {}
     if kind == "text" and stat.type == "link" then
       tell(text.printable(path) .. " is a link, not a file: left alone")
-    elseif kind == "text" and size and not fs.lstat(own) then
+    elseif kind == "text" and is_there and not fs.lstat(own) then
       tell(text.printable(path) .. " is kept: the text that replaced it is gone")
-    elseif kind == "text" and size then
+    elseif kind == "text" and is_there then
       local ok
       ok, problem = fs.remove(path)
       if ok then removed = removed + 1 else faults = faults + 1 end
-    elseif not size and stat.type ~= "link" then
+    elseif not is_there and stat.type ~= "link" then
       faults = faults + 1
     else
       problem = nil

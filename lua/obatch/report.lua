@@ -18,9 +18,9 @@ local report = {}
 local function has_images(dir)
   local extensions = { [".txt"] = true, [".txt.api"] = true }
   for extension in pairs(sidecar.EXTENSIONS) do extensions[extension] = true end
-  for path, size in fs.walk(dir, { ext = extensions }) do
+  for path, ok in fs.walk(dir, { ext = extensions, stat = false }) do
     local extension = path:match("%.[^./]*$")
-    if size and (extension and sidecar.EXTENSIONS[extension:lower()] or sidecar.parse(path)) then return true end
+    if ok and (extension and sidecar.EXTENSIONS[extension:lower()] or sidecar.parse(path)) then return true end
   end
   return false
 end

@@ -69,7 +69,7 @@ end
 ---@return string|nil code  "INTERRUPTED"
 function texts.survey(image_dir, as_json, interrupted)
   local survey = setmetatable({ items = {}, faults = {}, folders = {}, as_json = as_json }, Survey)
-  for path, size, problem in fs.walk(image_dir, { ext = { [".txt"] = true, [".txt.api"] = true } }) do
+  for path, ok, problem in fs.walk(image_dir, { ext = { [".txt"] = true, [".txt.api"] = true }, stat = false }) do
     if interrupted() then return nil, "interrupted", "INTERRUPTED" end
     local image, kind = sidecar.parse(path)
     if image then
@@ -83,7 +83,7 @@ function texts.survey(image_dir, as_json, interrupted)
         folder[#folder + 1] = detectors.length((cleaning.clean(content, as_json)))
       end
       survey.items[#survey.items + 1] = item
-    elseif not size and (fs.lstat(path) or {}).type ~= "link" then
+    elseif not ok and (fs.lstat(path) or {}).type ~= "link" then
       survey.faults[#survey.faults + 1] = problem
     end
   end

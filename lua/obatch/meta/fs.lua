@@ -116,10 +116,12 @@ function fs.append(path, when) end
 function fs.list(path) end
 
 --- for path, size, mtime in fs.walk(folder) do: every regular file below it, sorted bytewise, links to files followed,
---- links to folders not. What cannot be read comes as path, nil, message, CODE, and the walk goes on.
+--- links to folders not. What cannot be read comes as path, nil, message, CODE, and the walk goes on. Folders are read
+--- ahead: what is made or removed meanwhile may be seen or not.
 ---@param path string
----@param options? { ext?: table<string, boolean> }  only names with one of these endings, in any case
----@return fun(): string?, integer?, number|string|nil, string?
+---@param options? { ext?: table<string, boolean>, stat?: boolean }  ext: only names with one of these endings, in any
+--- case; stat = false: names are enough, `true` comes instead of size and time, which is much faster
+---@return fun(): string?, integer|true|nil, number|string|nil, string?
 function fs.walk(path, options) end
 
 --- Makes a folder, and those above it; one that is there is fine.

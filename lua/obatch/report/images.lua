@@ -174,8 +174,8 @@ local function write_folder(self, image_dir, options, page)
     return page:item(show(self, image, sidecars, survey, is_there))
   end
   local ok = true
-  for path, size, problem in fs.walk(image_dir, { ext = sidecar.EXTENSIONS }) do
-    if ok and size then
+  for path, is_there, problem in fs.walk(image_dir, { ext = sidecar.EXTENSIONS, stat = false }) do
+    if ok and is_there then
       ok, message, code = write(path, true)
     elseif ok then
       self.notes[#self.notes + 1] = problem
