@@ -393,6 +393,7 @@ int luaopen_obatch_fs(lua_State *L) {
         {"absolute", fs_absolute},
         {"append", fs_append},
         {"create", fs_create},
+        {"files", fs_files},
         {"holder", fs_holder},
         {"last_byte", fs_last_byte},
         {"list", fs_list},
@@ -417,6 +418,7 @@ int luaopen_obatch_fs(lua_State *L) {
     fs_make_type(L, FD_TYPE, NULL, fd_gc);
     fs_walk_open(L);
     fs_write_open(L);
+    fs_files_open(L);
     fs_make_type(L, LOCK_TYPE, lock_methods, lock_gc);
     luaL_newlib(L, functions);
     return 1;

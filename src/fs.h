@@ -1,10 +1,11 @@
-/* What the three files of obatch.fs share: fs.c (files and locks), fs_write.c (writing) and
- * fs_walk.c (folders). */
+/* What the files of obatch.fs share: fs.c (files and locks), fs_write.c (writing), fs_files.c (many
+ * files) and fs_walk.c (folders). */
 #ifndef OBATCH_FS_H
 #define OBATCH_FS_H
 
 #include "obatch.h"
 
+#include <stdbool.h>
 #include <unistd.h>
 
 /* nil, "cannot <verb> <path>: <why>", CODE */
@@ -34,5 +35,13 @@ int fs_append(lua_State *L);
 int fs_create(lua_State *L);
 int fs_write(lua_State *L);
 void fs_write_open(lua_State *L);
+
+/* A whole file, by way of part. 0 or an errno; EEXIST means that something has the name of part. */
+int fs_write_file(const char *part, const char *path, const char *text, size_t length,
+                  bool durable);
+
+/* Those of fs_files.c. */
+int fs_files(lua_State *L);
+void fs_files_open(lua_State *L);
 
 #endif

@@ -21,8 +21,8 @@ enum { CHUNK = 65536 };
 
 /* ---- whole files ---- */
 
-static int write_file(const char *part, const char *path, const char *text, size_t length,
-                      bool durable) {
+int fs_write_file(const char *part, const char *path, const char *text, size_t length,
+                  bool durable) {
     int fd;
     int error = os_create(part, &fd);
     if (error) return error;
@@ -49,7 +49,7 @@ int fs_write(lua_State *L) {
     bool durable = luaL_checkoption(L, 3, "", options) == 0;
     char *part = lua_newuserdatauv(L, strlen(path) + OS_PART_ROOM, 0);
     os_part_name(path, part);
-    int error = write_file(part, path, text, length, durable);
+    int error = fs_write_file(part, path, text, length, durable);
     return error ? fs_fail(L, "write", error == EEXIST ? part : path, error) : fs_succeed(L);
 }
 

@@ -71,10 +71,13 @@ void os_part_name(const char *path, char *part) {
 }
 
 int os_create(const char *path, int *fd) {
+    const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     struct stat info;
-    if (lstat(path, &info) == 0 && (S_ISREG(info.st_mode) || S_ISLNK(info.st_mode)) &&
-        unlink(path) != 0 && errno != ENOENT)
-        return errno;
-    *fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    *fd = open(path, flags, 0666);
+    if (*fd >= 0) return 0;
+    if (errno != EEXIST) return errno;
+    if (lstat(path, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode)) return EEXIST;
+    if (unlink(path) != 0 && errno != ENOENT) return errno;
+    *fd = open(path, flags, 0666);
     return *fd < 0 ? errno : 0;
 }

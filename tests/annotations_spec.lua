@@ -162,6 +162,7 @@ return x
   it("tell of the C modules what they have, and nothing else", function()
     --- Names of the classes in the definition files for the types of C.
     local TYPES = { ["obatch.fs.lock"] = "Lock", ["obatch.fs.append"] = "Appender", ["obatch.fs.create"] = "File",
+      ["obatch.fs.files"] = "Files",
       ["obatch.http.client"] = "Client", ["obatch.http.transfer"] = "Transfer", ["obatch.httpd.server"] = "Server",
       ["obatch.httpd.request"] = "Request", ["obatch.jsonl.reader"] = "Reader", ["obatch.jsonl.scanner"] = "Scanner",
       ["obatch.jsonl.index"] = "Index", ["obatch.jsonl.writer"] = "Writer", ["obatch.jsonl.image"] = "Image",

@@ -183,7 +183,10 @@ describe("fs", function()
             if count == stop then break end
           end
         end
-        for _ = 1, 10 do fs.walk(dir)() end -- not closed, but collected
+        for _ = 1, 10 do -- not closed, but collected
+          local step, state = fs.walk(dir)
+          step(state)
+        end
         print "done"]])
       local code, out, err = support.shell(("OBATCH_THREADS=4 %s run %s/walk.lua %s"):format(
         support.quote(support.binary), dir.path, dir.path))
@@ -359,6 +362,108 @@ describe("fs", function()
       assert.has_error(function() fs.write(dir.path .. "/f", "new", "latr") end)
       assert.equal("old", fs.read(dir.path .. "/f"))
       assert.same({ "f", "script.lua" }, fs.list(dir.path))
+    end)
+  end)
+
+  describe("files", function()
+    --- Runs Lua code with `files`, by so many threads.
+    local function with(threads, code, limits)
+      return run(dir.path, "local files <close> = fs.files()\n" .. code,
+        (limits or "") .. "\nexport OBATCH_THREADS=" .. threads)
+    end
+
+    it("are written whatever has the name, and of two for one path the second stays", function()
+      for threads = 1, 4 do
+        support.write(dir.path .. "/victim", "precious")
+        os.execute(("cd %s && ln -s victim link && ln victim hard && echo old > old"):format(dir.path))
+        local code, out, err = with(threads, [[
+          assert(fs.mkdir(dir .. "/sub/x"))
+          for i = 1, 500 do
+            local path = ("%s/%s/%d"):format(dir, i % 7 == 0 and "sub/x" or "sub", i)
+            assert(files:write(path, ("text %d\n"):format(i):rep(i)))
+          end
+          for _, name in ipairs { "link", "hard", "old", "sub/1", "sub/500" } do
+            assert(files:write(dir .. "/" .. name, "new " .. name))
+          end
+          assert(files:write(dir .. "/empty", ""))
+          assert(files:write(dir .. "/long", ("x"):rep(2000000)))
+          for i = 1, 300 do assert(files:write(dir .. "/again", tostring(i))) end
+          assert(files:finish())
+          assert(files:write(dir .. "/after", "after"))
+          assert(files:finish())
+          assert(files:finish())]])
+        assert.same({ 0, "", "" }, { code, out, err })
+        for i = 2, 499 do
+          local path = ("%s/%s/%d"):format(dir.path, i % 7 == 0 and "sub/x" or "sub", i)
+          assert.is_true(support.read(path) == ("text %d\n"):format(i):rep(i))
+        end
+        for _, name in ipairs { "link", "hard", "old", "sub/1", "sub/500" } do
+          assert.equal("new " .. name, support.read(dir.path .. "/" .. name))
+          assert.equal("file", fs.lstat(dir.path .. "/" .. name).type)
+        end
+        assert.equal("precious", support.read(dir.path .. "/victim"))
+        assert.equal("", support.read(dir.path .. "/empty"))
+        assert.equal(2000000, fs.stat(dir.path .. "/long").size)
+        assert.equal("300", support.read(dir.path .. "/again"))
+        assert.equal("after", support.read(dir.path .. "/after"))
+        assert.same({ "after", "again", "empty", "hard", "link", "long", "old", "script.lua", "sub", "victim" },
+          fs.list(dir.path))
+        os.execute(("cd %s && rm -r *"):format(dir.path))
+      end
+    end)
+
+    it("tell each failure once, in their order, and write the others", function()
+      for threads = 1, 4 do
+        local code, out, err = with(threads, [[
+          assert(fs.mkdir(dir .. "/folder"))
+          local function failed(message, code, path)
+            print(path:sub(#dir + 2), code, message:match(dir:gsub("%W", "%%%0") .. "/(.*)"))
+          end
+          for i = 1, 400 do
+            local path = dir .. "/" .. (i == 5 and "folder" or i % 100 == 0 and "none/" .. i or i)
+            repeat
+              local ok, message, code, of = files:write(path, tostring(i))
+              if not ok then failed(message, code, of) end
+            until ok
+          end
+          repeat
+            local ok, message, code, of = files:finish()
+            if not ok then failed(message, code, of) end
+          until ok
+          assert(files:finish())]])
+        assert.same({ 0, "" }, { code, err })
+        local expected = { "folder\tEISDIR\tfolder: Is a directory" }
+        for i = 100, 400, 100 do
+          expected[#expected + 1] = ("none/%d\tENOENT\tnone/%d: No such file or directory"):format(i, i)
+        end
+        assert.equal(table.concat(expected, "\n") .. "\n", out)
+        assert.equal(400 - 5 + 2, #fs.list(dir.path)) -- and the folder and the script
+        os.execute(("cd %s && rm -r *"):format(dir.path))
+      end
+    end)
+
+    it("that do not fit leave nothing under their names, and no .part", function()
+      local code, out, err = with(2, [[
+        for i = 1, 3 do assert(files:write(dir .. "/" .. i, ("x"):rep(i == 2 and 100000 or 10))) end
+        print(files:finish())
+        print(files:finish())]], "ulimit -f 8")
+      assert.same({ 0, "" }, { code, err })
+      assert.equal(("nil\tcannot write %s/2: File too large\tEFBIG\t%s/2\ntrue\n"):format(dir.path, dir.path), out)
+      assert.same({ "1", "3", "script.lua" }, fs.list(dir.path))
+    end)
+
+    it("can be left unfinished, and take nothing when closed", function()
+      local code, out, err = with(4, [[
+        for i = 1, 1000 do assert(files:write(dir .. "/" .. i, "text")) end
+        for i = 1, 10 do fs.files():write(dir .. "/more" .. i, "text") end
+        files:close()
+        files:close()
+        print(pcall(files.write, files, dir .. "/x", "") or pcall(files.finish, files))]])
+      assert.same({ 0, "" }, { code, err })
+      assert.matches("^false\n", out)
+      for _, name in ipairs(fs.list(dir.path)) do
+        assert.is_true(name == "script.lua" or support.read(dir.path .. "/" .. name) == "text")
+      end
     end)
   end)
 

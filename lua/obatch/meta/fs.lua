@@ -100,6 +100,35 @@ function Appender:write(text) end
 
 function Appender:close() end
 
+---@class obatch.fs.Files
+local Files = {}
+
+--- Takes a file. It gets its name when it is whole; of two texts for one path the second stays. A failure is that of an
+--- earlier file, and the one at hand has then not been taken; each is told once, here or by finish(), in their order.
+---@param path string
+---@param content string
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
+---@return string|nil path  of the file that failed
+function Files:write(path, content) end
+
+--- Waits until all that were given are written; true when there is no failure left to tell. On disk they are with the
+--- next fs.sync.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
+---@return string|nil path
+function Files:finish() end
+
+--- What was given last may not be written.
+function Files:close() end
+
+--- For thousands of small files: each is written as fs.write(path, content, "later") does it, by other threads while
+--- Lua goes on.
+---@return obatch.fs.Files files
+function fs.files() end
+
 --- Opens a file to add to its end. A symbolic link is refused.
 ---@param path string
 ---@param when? "later"  do not wait for the disk
