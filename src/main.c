@@ -1,10 +1,10 @@
 /* obatch: a Lua state, its paths, its signals and an exit code. Everything else is Lua
- * (lua/obatch/cli.lua) or one of the modules below. */
+ * (lua/obatch/cli.lua) or one of the modules: those in the table below, and those of module.c. */
 #include "commit.h"
+#include "module.h"
 #include "obatch.h"
 #include "os.h"
 
-#include <dlfcn.h>
 #include <limits.h>
 #include <locale.h>
 #include <lualib.h>
@@ -27,11 +27,6 @@ static const luaL_Reg modules[] = {
     {"obatch.term", luaopen_obatch_term},
     {NULL, NULL},
 };
-
-/* Those that need a large library are files of their own, loaded when they are first required: most
- * commands need none of them, and libcurl alone brings thirty libraries along, which take longer to
- * load than all that such a command does. */
-static const char *const loaded_modules[] = {"editor", "http", "httpd"};
 
 /* Lua instructions between the signal and stop_hook. What waits reports the stop itself, and a
  * script has so many to end well; this is for one that does not listen. */
@@ -124,32 +119,6 @@ static bool find_places(struct places *places) {
     return n > 0 && n < PATH_MAX && is_home(places->home);
 }
 
-/* The loader of such a module; the argument is its name, the upvalue its file. Functions are bound
- * when they are first called: few of those that the libraries need of each other ever are. */
-static int load_module(lua_State *L) {
-    const char *name = luaL_checkstring(L, 1);
-    void *library = dlopen(lua_tostring(L, lua_upvalueindex(1)), RTLD_LAZY | RTLD_LOCAL);
-    if (!library) return luaL_error(L, "cannot load %s: %s", name, dlerror());
-    void *found = dlsym(library, luaL_gsub(L, lua_pushfstring(L, "luaopen_%s", name), ".", "_"));
-    if (!found) return luaL_error(L, "cannot load %s: %s", name, dlerror());
-    lua_CFunction open;
-    memcpy(&open, &found, sizeof open); /* POSIX allows what ISO C has no cast for */
-    lua_settop(L, 1);
-    return open(L);
-}
-
-static void add_modules(lua_State *L, const char *folder) {
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-    luaL_setfuncs(L, modules, 0);
-    for (size_t i = 0; i < sizeof loaded_modules / sizeof *loaded_modules; i++) {
-        lua_pushfstring(L, "obatch.%s", loaded_modules[i]);
-        lua_pushfstring(L, "%s/%s.so", folder, loaded_modules[i]);
-        lua_pushcclosure(L, load_module, 1);
-        lua_settable(L, -3);
-    }
-    lua_pop(L, 1);
-}
-
 /* Any error value becomes a message with a traceback; the traceback holds no values, so no key. */
 static int with_traceback(lua_State *L) {
     const char *message = luaL_tolstring(L, 1, NULL);
@@ -178,7 +147,10 @@ static int run(lua_State *L) {
 
     luaL_checkversion(L);
     luaL_openlibs(L);
-    add_modules(L, places.modules);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    luaL_setfuncs(L, modules, 0);
+    module_add_loaders(L, places.modules);
+    lua_pop(L, 1);
 
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "path");
@@ -233,5 +205,12 @@ int main(int argc, char **argv) {
     }
     main_state = NULL;
     lua_close(L);
+#ifdef OBATCH_SANITIZE /* which looks for leaks at exit */
     return code;
+#else
+    /* Not exit(): all that the destructors of libcurl's many libraries do is take time and memory.
+     */
+    fflush(NULL);
+    _exit(code);
+#endif
 }

@@ -15,7 +15,7 @@
 enum {
     BODY_MAX = 64 * 1024 * 1024,  /* a body kept in memory; beyond it the transfer fails */
     ERROR_BODY_MAX = 1024 * 1024, /* what is kept of an answer that to_file does not take */
-    RECEIVE_BUFFER = 128 * 1024,
+    BUFFER = 256 * 1024,          /* of a transfer, in each direction; beyond it little is gained */
     /* Seconds: a peer that is gone without a word (a laptop that slept, a router that forgot) is
      * noticed after the sum of the first and nine times the second, also where nothing is sent. */
     KEEPALIVE_IDLE = 30,
@@ -272,7 +272,8 @@ CURLcode transfer_prepare(Transfer *t, const Client *client) {
     SET(CURLOPT_TCP_KEEPIDLE, (long)KEEPALIVE_IDLE);
     SET(CURLOPT_TCP_KEEPINTVL, (long)KEEPALIVE_INTERVAL);
     SET(CURLOPT_QUICK_EXIT, 1L); /* do not wait for a resolver thread that nobody needs any more */
-    SET(CURLOPT_BUFFERSIZE, (long)RECEIVE_BUFFER);
+    SET(CURLOPT_BUFFERSIZE, (long)BUFFER);
+    SET(CURLOPT_UPLOAD_BUFFERSIZE, (long)BUFFER);
     SET(CURLOPT_FRESH_CONNECT, (long)t->fresh);
     SET(CURLOPT_FORBID_REUSE, (long)t->fresh);
     SET(CURLOPT_PREREQFUNCTION, on_request);
