@@ -14,7 +14,6 @@ local cjson = require "cjson.safe"
 local content = require "obatch.content"
 local faults = require "obatch.fault"
 local fs = require "obatch.fs"
-local http = require "obatch.http"
 local json = require "obatch.json"
 local key = require "obatch.key"
 local tasks = require "obatch.tasks"
@@ -74,7 +73,8 @@ function openai.new(options)
   local headers = { ["Authorization"] = "Bearer " .. options.key, ["Accept"] = "application/json" }
   headers["OpenAI-Organization"] = options.organization
   headers["OpenAI-Project"] = options.project
-  local client, message, code = http.client { user_agent = "obatch", stall_timeout = STALL_TIMEOUT,
+  -- Required here: libcurl takes longer to load than most commands, of which many never connect.
+  local client, message, code = require "obatch.http".client { user_agent = "obatch", stall_timeout = STALL_TIMEOUT,
     allow_plain_http = options.allow_plain_http }
   if not client then return nil, message, code end
   local api = setmetatable({
