@@ -2,6 +2,7 @@
 #include "multipart.h"
 #include "obatch.h"
 #include "os.h"
+#include "reply.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -18,7 +19,6 @@ enum {
     IN_MEMORY = 64 * 1024,          /* a larger body goes to the spool folder */
     FIELD_MAX = 1024 * 1024,        /* a form field without a file name stays in memory */
     CONNECTION_MEMORY = 128 * 1024, /* request line and headers must fit, or 414 and 431 */
-    BLOCK = 64 * 1024,              /* how much of a reply is read at a time */
     SLOWEST = 1000,                 /* bytes that win back a second of the patience */
 };
 
@@ -32,17 +32,6 @@ struct client {
     int socket;
 };
 
-/* What a reply's body is read from. Belongs to the MHD_Response. */
-struct source {
-    struct request *request;
-    char *text; /* or fd from offset on */
-    int fd;
-    off_t offset;
-    uint64_t end;   /* the connection is cut after so many bytes, when that is not the body's end */
-    double rate;    /* bytes per second; 0: no limit */
-    double started; /* when the first byte was asked for */
-};
-
 /* ---- patience ---- */
 
 /* The client has all the time again: a connection, a request or a reply begins. */
@@ -52,8 +41,7 @@ static void begin_waiting(struct client *client) {
     if (client->deadline < server->next_cut) server->next_cut = client->deadline;
 }
 
-/* It sends or fetches so many bytes. */
-static void go_on_waiting(struct client *client, size_t bytes) {
+void server_got_on(struct client *client, size_t bytes) {
     double most = client->server->attended + client->server->patience;
     client->deadline += (double)bytes / SLOWEST;
     if (client->deadline > most) client->deadline = most;
@@ -191,7 +179,7 @@ static void receive(struct request *request, const char *data, size_t size) {
     struct server *server = request->server;
     struct content *body = &request->body;
     if (request->refusal) return; /* what is thrown away buys no time */
-    go_on_waiting(request->client, size);
+    server_got_on(request->client, size);
     if (size > server->max_body - body->size) {
         refuse_size(request);
     } else if (request->form) {
@@ -383,80 +371,9 @@ static void hung_up(struct client *client) {
 
 /* ---- replies ---- */
 
-/* An MHD_ContentReaderCallback. */
-static ssize_t read_source(void *context, uint64_t position, char *buffer, size_t room) {
-    struct source *source = context;
-    if (position >= source->end || source->request->doomed)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (room > source->end - position) room = (size_t)(source->end - position);
-    go_on_waiting(source->request->client, room);
-    if (source->rate > 0) {
-        double now = os_clock();
-        if (source->started == 0) source->started = now;
-        double due = (now - source->started) * source->rate - (double)position;
-        if (due < 1) {
-            /* Twenty steps a second, or byte by byte when that is slower. */
-            double pause = source->rate > 20 ? 0.05 : (1 - due) / source->rate;
-            source->request->wake = now + pause;
-            source->request->asleep = true;
-            MHD_suspend_connection(source->request->connection);
-            return 0;
-        }
-        if (due < (double)room) room = (size_t)due;
-    }
-    if (source->text) {
-        memcpy(buffer, source->text + position, room);
-        return (ssize_t)room;
-    }
-    ssize_t count;
-    do {
-        count = pread(source->fd, buffer, room, source->offset + (off_t)position);
-    } while (count < 0 && errno == EINTR);
-    return count > 0 ? count : MHD_CONTENT_READER_END_WITH_ERROR; /* 0: the file has shrunk */
-}
-
-static void free_source(void *context) {
-    struct source *source = context;
-    if (source->fd >= 0) close(source->fd);
-    free(source->text);
-    free(source);
-}
-
-/* The response an answer describes; NULL, and errno set, when it cannot be made. */
-static struct MHD_Response *make_response(struct request *request, const struct answer *answer) {
-    struct source *source = calloc(1, sizeof *source);
-    char *text = answer->fd < 0 ? malloc(answer->size + 1) : NULL;
-    struct MHD_Response *response = NULL;
-    if (source && (text || answer->fd >= 0)) {
-        source->request = request;
-        source->text = text;
-        source->fd = answer->fd;
-        source->offset = answer->offset;
-        source->end = answer->cut < answer->size ? answer->cut : answer->size;
-        source->rate = answer->rate;
-        if (text && answer->size > 0) memcpy(text, answer->body, answer->size);
-        response = MHD_create_response_from_callback(answer->size, BLOCK, read_source, source,
-                                                     free_source);
-    }
-    if (!response) {
-        if (answer->fd >= 0) close(answer->fd);
-        free(text);
-        free(source);
-        errno = ENOMEM;
-        return NULL;
-    }
-    for (const char *const *header = answer->headers; *header; header += 2) {
-        if (MHD_add_response_header(response, header[0], header[1]) == MHD_YES) continue;
-        MHD_destroy_response(response);
-        errno = EINVAL;
-        return NULL;
-    }
-    return response;
-}
-
 int request_answer(struct request *request, const struct answer *answer) {
     if (!answer->drop && !answer->stall) {
-        request->response = make_response(request, answer);
+        request->response = reply_make(request, answer);
         if (!request->response) return errno;
         request->status = answer->status;
     }
