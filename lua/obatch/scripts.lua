@@ -87,6 +87,8 @@ end
 local function read(path)
   local whole = fs.read(path, MAX_SCRIPT)
   if not whole then return nil end
+  -- By plain words first: a pattern takes ten times as long to say that there is none, for every script of a listing.
+  if not whole:find('Copied by "obatch scripts', 1, true) then return whole end
   local first, last, version, sha256 = whole:find(NOTE_PATTERN)
   if not first then return whole end
   return whole:sub(1, first) .. whole:sub(last + 1), version, sha256
