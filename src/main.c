@@ -1,6 +1,7 @@
 /* obatch: a Lua state, its paths, its signals and an exit code. Everything else is Lua
  * (lua/obatch/cli.lua) or one of the modules: those in the table below, and those of module.c. */
 #include "commit.h"
+#include "heap.h"
 #include "module.h"
 #include "obatch.h"
 #include "os.h"
@@ -126,6 +127,21 @@ static int with_traceback(lua_State *L) {
     return 1;
 }
 
+/* warn() as in lua(1): off until warn("@on"). A message comes in pieces, all but the last with
+ * to_continue set. */
+static void warn(void *data, const char *message, int to_continue) {
+    static bool on, within;
+    (void)data;
+    if (!within && !to_continue && *message == '@') {
+        if (strcmp(message, "@on") == 0) on = true;
+        if (strcmp(message, "@off") == 0) on = false;
+        return;
+    }
+    if (on)
+        fprintf(stderr, "%s%s%s", within ? "" : "Lua warning: ", message, to_continue ? "" : "\n");
+    within = to_continue;
+}
+
 /* The libraries that are loaded now, which may be newer than those it was built with: for
  * --version. Modules know theirs. */
 static void push_libraries(lua_State *L) {
@@ -182,12 +198,13 @@ static int run(lua_State *L) {
 int main(int argc, char **argv) {
     setlocale(LC_CTYPE, ""); /* and nothing else: numbers keep their point */
     forbid_core_dumps();
-    lua_State *L = luaL_newstate();
+    lua_State *L = lua_newstate(heap_alloc, NULL);
     if (!L) {
         fputs("obatch: not enough memory\n", stderr);
         return EXIT_FAILURE;
     }
     main_state = L;
+    lua_setwarnf(L, warn, NULL);
     catch_signals();
 
     lua_pushcfunction(L, with_traceback);
