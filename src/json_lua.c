@@ -3,10 +3,8 @@
 #include "json_lua.h"
 #include "obatch.h"
 
-#include <math.h>
 #include <stdlib.h>
 
-#define ARRAY_MARK "obatch.json.array"
 #define OUT_TYPE "obatch.json.out"
 
 /* nil, message, position. Lua counts bytes from 1. */
@@ -18,115 +16,6 @@ static int fail_at(lua_State *L, const struct json_error *error) {
 }
 
 /* ---- from text to Lua ---- */
-
-/* An integer when it is written like one and fits; -0 is a float, as only those have one. */
-static bool push_number(lua_State *L, const struct json_value *value) {
-    const char *at = value->at, *end = at + value->length;
-    bool negative = *at == '-';
-    uint64_t sum = 0, limit = (uint64_t)INT64_MAX + (negative ? 1 : 0);
-    for (at += negative; at < end && *at >= '0' && *at <= '9'; at++) {
-        uint64_t digit = (uint64_t)(*at - '0');
-        if (sum > (limit - digit) / 10) break;
-        sum = sum * 10 + digit;
-    }
-    if (at == end && !(negative && sum == 0)) {
-        lua_pushinteger(L, (lua_Integer)(negative ? 0 - sum : sum));
-        return true;
-    }
-    double number = strtod(value->at, NULL);
-    if (isinf(number)) return false;
-    lua_pushnumber(L, number);
-    return true;
-}
-
-static bool push_string(lua_State *L, const struct json_value *value, size_t *culprit) {
-    if (!value->escaped) {
-        lua_pushlstring(L, value->at + 1, value->length - 2);
-        return true;
-    }
-    luaL_Buffer buffer;
-    size_t size;
-    char *out = luaL_buffinitsize(L, &buffer, value->length);
-    bool good = json_unescape(value, out, &size);
-    if (!good) {
-        *culprit = size;
-        size = 0;
-    }
-    luaL_pushresultsize(&buffer, size);
-    return good;
-}
-
-/* Pushes the value that begins with the token just read. On failure what was pushed so far stays.
- */
-static bool build(lua_State *L, struct json_reader *reader, const struct json_value *value,
-                  int mark) {
-    struct json_value item;
-    size_t culprit;
-    luaL_checkstack(L, 8, "JSON value");
-    switch (value->type) {
-    case JSON_NULL:
-        lua_pushlightuserdata(L, NULL);
-        return true;
-    case JSON_FALSE:
-    case JSON_TRUE:
-        lua_pushboolean(L, value->type == JSON_TRUE);
-        return true;
-    case JSON_NUMBER:
-        if (push_number(L, value)) return true;
-        reader->error.message = "number too large";
-        reader->error.offset = (size_t)(value->at - reader->text);
-        return false;
-    case JSON_STRING:
-    case JSON_KEY:
-        if (push_string(L, value, &culprit)) return true;
-        reader->error.message = "lone surrogate";
-        reader->error.offset = (size_t)(value->at - reader->text) + culprit;
-        return false;
-    case JSON_ARRAY:
-        lua_newtable(L);
-        lua_pushvalue(L, mark);
-        lua_setmetatable(L, -2);
-        for (lua_Integer i = 1; json_next(reader, &item) != JSON_CLOSE; i++) {
-            if (item.type == JSON_ERROR || !build(L, reader, &item, mark)) return false;
-            lua_rawseti(L, -2, i);
-        }
-        return true;
-    case JSON_OBJECT:
-        lua_newtable(L);
-        while (json_next(reader, &item) != JSON_CLOSE) {
-            if (item.type == JSON_ERROR || !build(L, reader, &item, mark)) return false;
-            json_next(reader, &item);
-            if (item.type == JSON_ERROR || !build(L, reader, &item, mark)) return false;
-            lua_rawset(L, -3);
-        }
-        return true;
-    default: /* JSON_ERROR; nothing else begins a value */
-        return false;
-    }
-}
-
-/* Reads a whole text; pushes its value, or returns false. */
-static bool push_text(lua_State *L, const char *text, size_t length, struct json_error *error) {
-    struct json_reader reader;
-    struct json_value value;
-    int top = lua_gettop(L);
-    json_open(&reader, text, length);
-    json_next(&reader, &value);
-    if (value.type == JSON_ARRAY || value.type == JSON_OBJECT) {
-        luaL_newmetatable(L, ARRAY_MARK);
-    } else {
-        lua_pushnil(L);
-    }
-    bool good = build(L, &reader, &value, top + 1) && json_next(&reader, &value) == JSON_ABSENT;
-    *error = reader.error;
-    if (good) lua_replace(L, top + 1);
-    lua_settop(L, top + good);
-    return good;
-}
-
-bool json_lua_push(lua_State *L, const struct json_value *value, struct json_error *error) {
-    return push_text(L, value->at, value->length, error);
-}
 
 /* check(text [, "decodable"]) -> true. "decodable" refuses lone surrogates in any string or key. */
 static int check(lua_State *L) {
@@ -145,7 +34,7 @@ static int decode(lua_State *L) {
     size_t length;
     const char *text = luaL_checklstring(L, 1, &length);
     struct json_error error;
-    return push_text(L, text, length, &error) ? 1 : fail_at(L, &error);
+    return json_lua_decode(L, text, length, &error) ? 1 : fail_at(L, &error);
 }
 
 /* ---- pointers ---- */
@@ -375,7 +264,7 @@ static int set(lua_State *L) {
 
 bool json_lua_is_array(lua_State *L, int index) {
     if (!lua_getmetatable(L, index)) return false;
-    luaL_newmetatable(L, ARRAY_MARK);
+    luaL_newmetatable(L, JSON_ARRAY_MARK);
     bool marked = lua_rawequal(L, -1, -2);
     lua_pop(L, 2);
     return marked;
@@ -387,7 +276,7 @@ static int array(lua_State *L) {
     lua_settop(L, 1);
     luaL_argcheck(L, !lua_getmetatable(L, 1) || json_lua_is_array(L, 1), 1,
                   "has a metatable of its own");
-    luaL_newmetatable(L, ARRAY_MARK);
+    luaL_newmetatable(L, JSON_ARRAY_MARK);
     lua_setmetatable(L, 1);
     lua_settop(L, 1);
     return 1;

@@ -8,6 +8,13 @@
 
 #include <lua.h>
 
+/* The name of the metatable that marks arrays. */
+#define JSON_ARRAY_MARK "obatch.json.array"
+
+/* Pushes the value of a whole text, after which a byte must be readable that is no digit. False,
+ * with nothing pushed, when it is not JSON or cannot be decoded. */
+bool json_lua_decode(lua_State *L, const char *text, size_t length, struct json_error *error);
+
 /* Pushes the Lua value of a JSON value found in a checked text. The byte after the value must be
  * readable (the NUL of a Lua string will do). False, with nothing pushed and error->offset counted
  * from the value's first byte, when a lone surrogate or a number beyond all doubles is in it. */

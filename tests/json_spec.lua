@@ -105,6 +105,64 @@ describe("the scanner and a second parser", function()
   end)
 end)
 
+describe("json.decode", function()
+  it("gives every number as strtod does, to the last bit", function()
+    math.randomseed(11)
+    local function digits(n)
+      local list = {}
+      for i = 1, n do list[i] = math.random(0, 9) end
+      return table.concat(list)
+    end
+    local texts = { "9007199254740992", "9007199254740993", "9007199254740993.0", "900719925474099.3", "0.1", "-0.0",
+      "9223372036854775807", "9223372036854775808", "-9223372036854775808", "-9223372036854775809", "5e-324", "2e-324",
+      "1.7976931348623157e308", "0.0000000000000000001", "0.00000000000000000001", "1e22",
+      "18446744073709551616", "184467440737095516160", "1844674407370955161.6", "0.5000000000000000000000000001" }
+    for i = 1, 20000 do
+      local whole = math.random(3) == 1 and "0" or math.random(9) .. digits(math.random(0, 20))
+      texts[#texts + 1] = (i % 2 == 0 and "-" or "") .. whole .. "." .. digits(math.random(1, 20))
+      local odd = (1 << 53) + 2 * math.random(0, 1 << 50) + 1 -- half way between two doubles
+      texts[#texts + 1] = ("%d.%s"):format(odd, i % 3 == 0 and "0" or digits(3))
+      texts[#texts + 1] = ("%s.%se%d"):format(math.random(0, 9), digits(math.random(1, 18)), math.random(-330, 300))
+    end
+    local values = assert(json.decode("[" .. table.concat(texts, ", ") .. "]"))
+    for i, text in ipairs(texts) do
+      assert(same(values[i], tonumber(text)), text)
+      assert(same(values[i], json.get(text .. " ", "")), text)
+    end
+    assert.same({ n = 3, nil, "number too large", 5 }, table.pack(json.decode('[1, 1.7976931348623159e308]')))
+  end)
+
+  it("tells keys apart that look alike at both ends", function()
+    local names, parts = {}, {}
+    for i = 1, 300 do names[i] = ("k%dy"):format(i) end
+    for i, name in ipairs(names) do parts[i] = ('"%s": %d'):format(name, i) end
+    local text = "{" .. table.concat(parts, ", ") .. ', "k7y": "last", "": "", "\\u006b8y": "escaped"}'
+    for _, value in ipairs(json.decode("[" .. text .. "," .. text .. "]")) do
+      for i, name in ipairs(names) do
+        assert.equal(i == 7 and "last" or i == 8 and "escaped" or i, value[name])
+      end
+      assert.equal("", value[""])
+    end
+  end)
+
+  it("may be used by a finalizer that runs while it makes values", function()
+    local text = '[{"a": "x\\ny", "b": [1, 2.5, {"c": null}]}'
+      .. (', {"a": "longer\\n", "b": [-7, "\\u00e9"]}'):rep(500) .. "]"
+    local meta, runs, stop = {}, 0, false
+    function meta.__gc()
+      if stop then return end
+      runs = runs + 1
+      assert(json.decode('{"a": "\\t\\t", "zz": [' .. ("[1.5, {}],"):rep(50) .. "3]}"))
+      setmetatable({}, meta)
+    end
+    setmetatable({}, meta)
+    local expected = json.encode(json.decode(text))
+    for _ = 1, 30 do assert.equal(expected, json.encode(json.decode(text))) end
+    stop = true
+    assert.is_true(runs > 0)
+  end)
+end)
+
 describe("json.get and json.raw", function()
   local line = '{"response": {"body": {"choices": [{"n": 1.0, "text": "a\\nb"}]}}, "error": null, "ids": [],'
     .. ' "bad": "\\ud800", "big": 1e999}'

@@ -1,0 +1,216 @@
+/* From JSON text to Lua values, in two steps: the tape knows the size of every table before it is
+ * made, and whatever is wrong with a text is found before anything is. */
+#include "json_lua.h"
+#include "json_tape.h"
+#include "obatch.h"
+
+#include <limits.h>
+#include <stdlib.h>
+
+#define DECODER_TYPE "obatch.json.decoder"
+
+/* What decoding keeps from one text to the next. Its user value is the mark of arrays. */
+struct decoder {
+    struct json_tape tape;
+    char *scratch; /* for the text of a string with escapes */
+    size_t capacity;
+    bool busy; /* a finalizer may decode while values are being made */
+};
+
+static int free_decoder(lua_State *L) {
+    struct decoder *decoder = luaL_checkudata(L, 1, DECODER_TYPE);
+    json_tape_free(&decoder->tape);
+    free(decoder->scratch);
+    *decoder = (struct decoder){0};
+    return 0;
+}
+
+/* Pushes a decoder that nobody is using. */
+static struct decoder *push_decoder(lua_State *L) {
+    static const char key;
+    struct decoder *decoder = NULL;
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &key) == LUA_TUSERDATA) {
+        decoder = lua_touserdata(L, -1);
+        if (!decoder->busy) return decoder;
+    }
+    lua_pop(L, 1);
+    bool first = !decoder;
+    decoder = lua_newuserdatauv(L, sizeof *decoder, 1);
+    *decoder = (struct decoder){0};
+    if (luaL_newmetatable(L, DECODER_TYPE)) {
+        lua_pushcfunction(L, free_decoder);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setmetatable(L, -2);
+    luaL_newmetatable(L, JSON_ARRAY_MARK);
+    lua_setiuservalue(L, -2, 1);
+    if (first) {
+        lua_pushvalue(L, -1);
+        lua_rawsetp(L, LUA_REGISTRYINDEX, &key);
+    }
+    return decoder;
+}
+
+/* Ends the use of a decoder. Memory that one large text needed is not kept for small ones. */
+static void release(struct decoder *decoder) {
+    enum { KEEP = 64 * 1024 };
+    decoder->busy = false;
+    if (decoder->tape.capacity > KEEP / sizeof(struct json_token)) json_tape_free(&decoder->tape);
+    if (decoder->capacity > KEEP) {
+        free(decoder->scratch);
+        decoder->scratch = NULL;
+        decoder->capacity = 0;
+    }
+}
+
+/* Pushes the text of a string or key with escapes. False, and in *culprit the offset in the value,
+ * when a lone surrogate spoils it. */
+static bool push_unescaped(lua_State *L, struct decoder *decoder, const struct json_value *value,
+                           size_t *culprit) {
+    size_t size;
+    if (decoder->capacity < value->length) {
+        char *scratch = realloc(decoder->scratch, value->length * 2);
+        if (!scratch) luaL_error(L, "not enough memory");
+        decoder->scratch = scratch;
+        decoder->capacity = value->length * 2;
+    }
+    bool good = json_unescape(value, decoder->scratch, &size);
+    if (!good) {
+        *culprit = size;
+        return false;
+    }
+    lua_pushlstring(L, decoder->scratch, size);
+    return true;
+}
+
+/* The keys of a text, each as a Lua string in a slot of the stack: those of one object are those of
+ * the next, and a string that is found here need not be made and hashed. */
+enum { KEY_SLOTS = 32 };
+
+struct build {
+    lua_State *L;
+    struct decoder *decoder;
+    const struct json_token *next;
+    const struct json_token *keys[KEY_SLOTS]; /* what is in the slots */
+    int mark, slots;                          /* stack indices */
+};
+
+/* Pushes the value of a scalar that is no string with escapes. */
+static void push_scalar(lua_State *L, const struct json_token *token) {
+    switch ((enum json_tape_type)token->type) {
+    case TAPE_NULL:
+        lua_pushlightuserdata(L, NULL);
+        break;
+    case TAPE_INTEGER:
+        lua_pushinteger(L, token->integer);
+        break;
+    case TAPE_FLOAT:
+        lua_pushnumber(L, token->number);
+        break;
+    case TAPE_STRING:
+        lua_pushlstring(L, token->at, token->size);
+        break;
+    default:
+        lua_pushboolean(L, token->type == TAPE_TRUE);
+    }
+}
+
+/* The same for a string or key with escapes. */
+static void push_escaped(struct build *build, const struct json_token *token) {
+    struct json_value value = {JSON_STRING, true, token->at - 1, token->size + 2};
+    size_t culprit;
+    push_unescaped(build->L, build->decoder, &value, &culprit); /* a tape has no lone surrogates */
+}
+
+static void push_key(struct build *build, const struct json_token *token) {
+    if (token->type == TAPE_ESCAPED) {
+        push_escaped(build, token);
+        return;
+    }
+    /* The quotes are there too: also an empty key has a first and a last byte. */
+    unsigned first = (unsigned char)token->at[0],
+             last = (unsigned char)(token->at + token->size)[-1];
+    size_t slot = ((size_t)token->size + first * 3 + last * 5) % KEY_SLOTS;
+    const struct json_token *known = build->keys[slot];
+    if (known && known->size == token->size && memcmp(known->at, token->at, token->size) == 0) {
+        lua_pushvalue(build->L, build->slots + (int)slot);
+        return;
+    }
+    lua_pushlstring(build->L, token->at, token->size);
+    lua_copy(build->L, -1, build->slots + (int)slot);
+    build->keys[slot] = token;
+}
+
+static int hint(uint64_t size) {
+    return size < INT_MAX ? (int)size : INT_MAX;
+}
+
+/* Pushes the value of the next token and of those that belong to it. */
+static void push_value(struct build *build) {
+    lua_State *L = build->L;
+    const struct json_token *token = build->next++;
+    if (token->type == TAPE_ARRAY) {
+        lua_createtable(L, hint(token->size), 0);
+        lua_pushvalue(L, build->mark);
+        lua_setmetatable(L, -2);
+        for (uint64_t i = 1; i <= token->size; i++) {
+            push_value(build);
+            lua_rawseti(L, -2, (lua_Integer)i);
+        }
+    } else if (token->type == TAPE_OBJECT) {
+        lua_createtable(L, 0, hint(token->size));
+        for (uint64_t i = 1; i <= token->size; i++) {
+            push_key(build, build->next++);
+            push_value(build);
+            lua_rawset(L, -3);
+        }
+    } else if (token->type == TAPE_ESCAPED) {
+        push_escaped(build, token);
+    } else {
+        push_scalar(L, token);
+    }
+}
+
+bool json_lua_decode(lua_State *L, const char *text, size_t length, struct json_error *error) {
+    luaL_checkstack(L, 8, "JSON value");
+    int top = lua_gettop(L);
+    struct decoder *decoder = push_decoder(L);
+    struct build build = {.L = L, .decoder = decoder, .mark = top + 2, .slots = top + 3};
+    bool good = json_tape_read(&decoder->tape, text, length, error);
+    if (!good && !error->message) return luaL_error(L, "not enough memory");
+    if (good) {
+        /* On each level a table and a key, and above them what is just being put in. */
+        luaL_checkstack(L, KEY_SLOTS + 2 * decoder->tape.depth + 8, "JSON value");
+        decoder->busy = true;
+        lua_getiuservalue(L, top + 1, 1);
+        lua_settop(L, top + 2 + KEY_SLOTS);
+        build.next = decoder->tape.tokens;
+        push_value(&build);
+        release(decoder); /* while the stack holds it */
+        lua_replace(L, top + 1);
+    }
+    lua_settop(L, top + good);
+    return good;
+}
+
+bool json_lua_push(lua_State *L, const struct json_value *value, struct json_error *error) {
+    if (value->type == JSON_ARRAY || value->type == JSON_OBJECT)
+        return json_lua_decode(L, value->at, value->length, error);
+    luaL_checkstack(L, 4, "JSON value");
+    if (value->type == JSON_STRING && value->escaped) {
+        struct decoder *decoder = push_decoder(L);
+        decoder->busy = true;
+        bool good = push_unescaped(L, decoder, value, &error->offset);
+        if (!good) error->message = "lone surrogate";
+        release(decoder);
+        lua_remove(L, good ? -2 : -1);
+        return good;
+    }
+    struct json_token token;
+    if (json_tape_scalar(value, &token)) {
+        push_scalar(L, &token);
+        return true;
+    }
+    *error = (struct json_error){"number too large", 0};
+    return false;
+}
