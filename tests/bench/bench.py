@@ -26,6 +26,14 @@ SIZES = {
                  image=5000, tree=400, transfer=2000000, starts=2),
 }
 
+# What the last table calls the jobs.
+WORDS = {
+    "judge": "judge results", "judge-null": "judge results, to /dev/null", "accept": "judge with `accept()`",
+    "index": "index requests, copy 5 %", "images": "images to requests", "walk": "find pictures",
+    "upload": "upload a file", "download": "download a file", "sidecars": "results to a file each",
+    "loop": "correction loop", "start": "an empty script",
+}
+
 
 def say(*words):
     print(*words, file=sys.stderr, flush=True)
@@ -202,25 +210,29 @@ class Bench:
             print(f"| {name} | {wall:.{digits}f} ({min(walls):.{digits}f} to {max(walls):.{digits}f}) "
                   f"| {statistics.median(row.cpu for row in rows):.{digits}f} | {amount / wall:,.0f} "
                   f"| {ratios[name]:.2f} | {megabytes(rows)} |", flush=True)
-        self.summary.append((title, samples, ratios, reference, amount, unit))
+        self.summarize(title, samples, ratios, reference, amount, unit)
 
     # ---- what comes out
 
+    def summarize(self, title, samples, ratios, reference, amount, unit):
+        base = amount / statistics.median(row.wall for row in samples[reference])
+        others = [f"{name} {figure(ratios[name])}" for name in samples
+                  if name not in (reference, "limit") and not name.startswith("obatch")]
+        limit = figure(ratios["limit"]) if "limit" in ratios else ""
+        ours = [name for name in samples if name.startswith("obatch") and name != reference][-2:]
+        self.row(title, f"{reference} ({base:,.0f} {unit}/s)", ", ".join(others), limit,
+                 [f"{figure(ratios[name])} x" for name in ours], [row for name in ours for row in samples[name]])
+
+    def row(self, title, reference, others, limit, figures, samples):
+        """A row of the last table: one figure for each number of threads."""
+        figures = [f"**{text}**" for text in figures] + [""] * (2 - len(figures))
+        self.summary.append(f"| {WORDS[title]} | {reference} | {others} | {limit} | {figures[0]} | {figures[1]} "
+                            f"| {megabytes(samples)} |")
+
     def print_summary(self):
-        if not self.summary:
-            return
-        print("\n### All jobs\n\n| job | is 1 | others | limit | obatch, 1 thread | 2 threads | peak memory |\n"
-              "|---|---|---|---|---|---|---|")
-        for title, samples, ratios, reference, amount, unit in self.summary:
-            others = [f"{name} {figure(ratios[name])}" for name in samples
-                      if name not in (reference, "limit") and not name.startswith("obatch")]
-            base = amount / statistics.median(row.wall for row in samples[reference])
-            ours = [name for name in samples if name.startswith("obatch") and name != reference][-2:]
-            limit = figure(ratios["limit"]) if "limit" in ratios else ""
-            most = max((row for name in ours for row in samples[name]), key=lambda row: row.peak)
-            figures = [f"**{figure(ratios[name])}**" for name in ours] + [""] * (2 - len(ours))
-            print(f"| {title} | {reference}: {base:,.0f} {unit}/s | {', '.join(others)} | {limit} "
-                  f"| {figures[0]} | {figures[1]} | {megabytes([most])} |")
+        if self.summary:
+            print("\n### All jobs\n\n| job | compared with | others | limit | obatch, 1 thread | 2 threads "
+                  "| peak memory |\n|---|---|---|---|---|---|---|", *self.summary, sep="\n")
 
     def print_machine(self):
         def version(*argv):
@@ -340,7 +352,7 @@ def walk(bench):
     pictures = ["-type", "f", "(", "-iname", "*.jpg", "-o", "-iname", "*.png", ")"]
     bench.compare("walk", [
         Program("limit", lambda out: [bench.program("limit"), "walk", tree, out + "/out"]),
-        Program("find", lambda out: ["find", tree, *pictures], prints=True),
+        Program("find", lambda out: ["find", "-H", tree, *pictures], prints=True),
         Program("Python", lambda out: bench.python("walk", tree, out + "/out")),
         *bench.threads(lambda out: bench.obatch("walk", tree, out + "/out")),
     ], "Python", bench.size["tree"] / 1000, "1,000 files", lines)
@@ -448,6 +460,9 @@ def loop(bench):
         user, system = (statistics.median(getattr(row, field) for row in rows) for field in ("user", "system"))
         print(f"| {name} | {statistics.median(cpu):.2f} ({min(cpu):.2f} to {max(cpu):.2f}) | {user:.2f}, {system:.2f} "
               f"| {megabytes(rows)} |", flush=True)
+    bench.row("loop", "CPU time of the client", "", "",
+              [f"{statistics.median(row.cpu for row in rows):.1f} s" for rows in samples.values()],
+              [row for rows in samples.values() for row in rows])
 
 
 def start(bench):

@@ -6,13 +6,14 @@ local fs = require "obatch.fs"
 local jsonl = require "obatch.jsonl"
 
 local results, top = ...
-local made = {}
+local made, files <close> = {}, fs.files()
 local fields = { custom_id = "/custom_id", content = "/response/body/choices/0/message/content" }
 for record in assert(jsonl.scan(results, fields)) do
   if not record.error and type(record.content) == "string" then
     local path = top .. "/" .. record.custom_id .. ".txt"
     local folder = path:match "^(.*)/"
     if not made[folder] then made[folder] = assert(fs.mkdir(folder)) end
-    assert(fs.write(path, record.content, "later"))
+    assert(files:write(path, record.content))
   end
 end
+assert(files:finish())

@@ -6,4 +6,5 @@ local fs = require "obatch.fs"
 
 local folder, out_path = ...
 local out <close> = assert(io.open(out_path, "wb"))
-for path in fs.walk(folder, { ext = { [".jpg"] = true, [".png"] = true } }) do assert(out:write(path, "\n")) end
+local pictures = { [".jpg"] = true, [".png"] = true }
+for path in fs.walk(folder, { ext = pictures, stat = false }) do assert(out:write(path, "\n")) end
