@@ -1,10 +1,12 @@
 /* jsonl.index: which line of a file has which id. It holds about 32 bytes for each line and neither
  * the lines nor the ids: an id is read back from the file before it is believed. */
+#include "chunk.h"
 #include "json_lua.h"
 #include "jsonl.h"
 #include "obatch.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #define INDEX "obatch.jsonl.index"
 
@@ -16,12 +18,14 @@ struct entry {
 };
 
 struct index {
-    struct lines lines; /* kept open for its fd */
+    int fd; /* -1: closed */
     struct entry *entries;
     size_t count, capacity;
-    uint32_t *slots; /* ordinals, 0 where free; linear probing, at most 3/4 full */
+    uint32_t *slots; /* ordinals, 0 where free; linear probing, at most 7/8 full */
     size_t slot_count;
-    size_t used; /* slots; the first line of every id has one, its duplicates have none */
+    size_t used;   /* slots; the first line of every id has one, its duplicates have none */
+    char *scratch; /* for an id: as JSON text, and what it means */
+    size_t scratch_room;
 };
 
 /* FNV-1a. */
@@ -33,40 +37,49 @@ static uint32_t hash_id(const char *id, size_t length) {
 
 static int close_index(lua_State *L) {
     struct index *index = luaL_checkudata(L, 1, INDEX);
-    lines_close(&index->lines);
+    if (index->fd >= 0) close(index->fd);
     free(index->entries);
     free(index->slots);
-    index->entries = NULL;
-    index->slots = NULL;
+    free(index->scratch);
+    *index = (struct index){.fd = -1};
     return 0;
 }
 
 static struct index *check_index(lua_State *L) {
     struct index *index = luaL_checkudata(L, 1, INDEX);
-    luaL_argcheck(L, index->lines.fd >= 0, 1, "the index is closed");
+    luaL_argcheck(L, index->fd >= 0, 1, "the index is closed");
     return index;
 }
 
+/* The slot where a search for a hash begins: not its low bits, because the number of slots is no
+ * power of two, which would waste memory. */
+static size_t first_slot(const struct index *index, uint32_t hash) {
+    return (size_t)((uint64_t)(hash * 2654435769u) * index->slot_count >> 32);
+}
+
+static size_t next_slot(const struct index *index, size_t slot) {
+    return slot + 1 < index->slot_count ? slot + 1 : 0;
+}
+
 static void place_slot(struct index *index, uint32_t ordinal) {
-    size_t mask = index->slot_count - 1;
-    size_t slot = index->entries[ordinal - 1].hash & mask;
-    while (index->slots[slot]) slot = (slot + 1) & mask;
+    size_t slot = first_slot(index, index->entries[ordinal - 1].hash);
+    while (index->slots[slot]) slot = next_slot(index, slot);
     index->slots[slot] = ordinal;
 }
 
 /* Room for one more entry and its slot; false when there is no memory. */
 static bool grow(struct index *index) {
     if (index->count == index->capacity) {
-        size_t capacity = index->capacity ? index->capacity * 2 : 256;
+        size_t capacity = index->capacity ? index->capacity + index->capacity / 2 : 256;
         struct entry *entries = realloc(index->entries, capacity * sizeof *entries);
         if (!entries) return false;
         index->entries = entries;
         index->capacity = capacity;
     }
-    if ((index->used + 1) * 4 > index->slot_count * 3) {
+    if ((index->used + 1) * 8 > index->slot_count * 7) {
         size_t old_count = index->slot_count;
         uint32_t *old = index->slots;
-        size_t slot_count = old_count ? old_count * 2 : 512;
+        size_t slot_count = old_count ? old_count + old_count / 2 : 512;
         uint32_t *slots = calloc(slot_count, sizeof *slots);
         if (!slots) return false;
         index->slots = slots;
@@ -78,51 +91,61 @@ static bool grow(struct index *index) {
     return true;
 }
 
-/* Pushes the bytes of the file at an offset; 0, or an errno with nothing pushed. A file that has
- * become shorter is ESTALE. */
-static int push_bytes(lua_State *L, const struct index *index, uint64_t offset, size_t length) {
-    luaL_Buffer buffer;
-    char *to = luaL_buffinitsize(L, &buffer, length);
-    ptrdiff_t n = lines_pread(index->lines.fd, to, length, offset);
-    int error = n < 0 ? errno : (size_t)n < length ? ESTALE : 0;
-    luaL_pushresultsize(&buffer, error ? 0 : length);
-    if (error) lua_pop(L, 1);
-    return error;
+/* ---- ids ---- */
+
+/* Twice the room for `length` bytes; false when there is no memory. */
+static bool need_scratch(struct index *index, size_t length) {
+    if (index->scratch && index->scratch_room >= length) return true;
+    char *scratch = realloc(index->scratch, 2 * length);
+    if (!scratch) return false;
+    index->scratch = scratch;
+    index->scratch_room = length;
+    return true;
 }
 
-/* Pushes the id of an entry, read from the file; 0, or an errno with nothing pushed. */
-static int push_id(lua_State *L, const struct index *index, const struct entry *entry) {
-    int error = push_bytes(L, index, entry->offset + entry->id_at, entry->id_length);
-    if (error) return error;
-    size_t length;
-    const char *text = lua_tolstring(L, -1, &length);
+/* What a string means; the bytes are those of the value, or of the scratch. ENOMEM, or ESTALE when
+ * it cannot be decoded. */
+static int decode_id(struct index *index, const struct json_value *value, const char **id,
+                     size_t *length) {
+    *id = value->at + 1;
+    *length = value->length - 2;
+    if (!value->escaped) return 0;
+    if (!need_scratch(index, value->length)) return ENOMEM;
+    char *out = index->scratch + index->scratch_room;
+    *id = out;
+    return json_unescape(value, out, length) ? 0 : ESTALE;
+}
+
+/* Reads the id of an entry from the file: 0 or an errno. A file where it is not any more is ESTALE.
+ */
+static int read_id(struct index *index, const struct entry *entry, const char **id,
+                   size_t *length) {
+    if (!need_scratch(index, (size_t)entry->id_length + 1)) return ENOMEM;
+    char *text = index->scratch;
+    ptrdiff_t n = lines_pread(index->fd, text, entry->id_length, entry->offset + entry->id_at);
+    if (n < 0) return errno;
+    if ((size_t)n < entry->id_length) return ESTALE;
+    text[n] = '\0';
     struct json_reader reader;
     struct json_value value;
-    struct json_error ignored;
-    json_open(&reader, text, length);
-    bool good = json_next(&reader, &value) == JSON_STRING && value.length == length &&
-                json_lua_push(L, &value, &ignored);
-    lua_remove(L, good ? -2 : -1);
-    return good ? 0 : ESTALE;
+    json_open(&reader, text, entry->id_length);
+    bool good = json_next(&reader, &value) == JSON_STRING && value.length == entry->id_length;
+    return good ? decode_id(index, &value, id, length) : ESTALE;
 }
 
-/* The ordinal of the first line with the id that is a string at a stack index; 0 when there is
- * none. *error is 0 or an errno. */
-static uint32_t find_id(lua_State *L, const struct index *index, int id_index, int *error) {
-    size_t length;
-    const char *id = lua_tolstring(L, id_index, &length);
-    uint32_t hash = hash_id(id, length);
-    size_t mask = index->slot_count - 1;
+/* The ordinal of the first line with an id, 0 when there is none. *error is 0 or an errno. */
+static uint32_t find_id(struct index *index, const char *id, size_t length, uint32_t hash,
+                        int *error) {
     *error = 0;
-    for (size_t slot = hash & mask; index->slot_count && index->slots[slot];
-         slot = (slot + 1) & mask) {
+    if (!index->slot_count) return 0;
+    for (size_t slot = first_slot(index, hash); index->slots[slot]; slot = next_slot(index, slot)) {
         const struct entry *entry = &index->entries[index->slots[slot] - 1];
         if (entry->hash != hash) continue;
-        *error = push_id(L, index, entry);
+        const char *other = NULL;
+        size_t other_length = 0;
+        *error = read_id(index, entry, &other, &other_length);
         if (*error) return 0;
-        bool same = lua_rawequal(L, id_index, -1);
-        lua_pop(L, 1);
-        if (same) return index->slots[slot];
+        if (other && length == other_length && memcmp(id, other, length) == 0) return index->slots[slot];
     }
     return 0;
 }
@@ -135,22 +158,34 @@ static int fail_index(lua_State *L, int error) {
     return obatch_fail(L, "CHANGED", lua_tostring(L, -1));
 }
 
-/* Adds a line whose id is the string on top of the stack. 0 or an errno. */
-static int add_line(lua_State *L, struct index *index, const struct line *line,
-                    const struct json_value *id) {
-    int error;
+/* ---- building ---- */
+
+/* Adds a line whose id is its first span. 0 or an errno. */
+static int add_line(struct index *index, const struct chunk *chunk, const struct chunk_line *line) {
+    const struct chunk_span *span = &chunk->spans[line->first_span];
+    struct json_value value = chunk_value(chunk->bytes + line->at, span);
+    const char *id = NULL;
+    size_t length = 0;
+    char *own = NULL; /* what read_id would write over */
+    int error = decode_id(index, &value, &id, &length);
+    if (error) return error == ESTALE ? 0 : error;
     if (index->count == UINT32_MAX) return EOVERFLOW;
-    if (!grow(index)) return ENOMEM;
-    uint32_t first = find_id(L, index, lua_gettop(L), &error);
+    if (value.escaped) {
+        own = malloc(length + 1);
+        if (!own) return ENOMEM;
+        id = memcpy(own, id, length);
+    }
+    uint32_t hash = hash_id(id, length), first = 0;
+    if (!grow(index)) error = ENOMEM;
+    if (!error) first = find_id(index, id, length, hash, &error);
+    free(own);
     if (error) return error;
-    size_t length;
-    const char *text = lua_tolstring(L, -1, &length);
     index->entries[index->count++] = (struct entry){
-        .offset = line->offset,
+        .offset = chunk->offset + line->at,
         .length = (uint32_t)line->length,
-        .id_at = (uint32_t)(id->at - line->text),
-        .id_length = (uint32_t)id->length,
-        .hash = hash_id(text, length),
+        .id_at = span->at,
+        .id_length = span->length,
+        .hash = hash,
     };
     if (!first) {
         place_slot(index, (uint32_t)index->count);
@@ -160,18 +195,18 @@ static int add_line(lua_State *L, struct index *index, const struct line *line,
 }
 
 /* Reads the whole file; 0 or an errno. */
-static int build(lua_State *L, struct index *index, struct json_plan *plan, uint32_t node) {
-    struct line line;
-    struct json_error ignored;
-    const struct json_value *id = &plan->nodes[node].found;
-    int result, top = lua_gettop(L);
-    while ((result = lines_next(&index->lines, &line)) == LINES_LINE) {
-        if (obatch_interrupted) return EINTR;
-        if (!line.text || !json_find(line.text, line.length, plan, &ignored)) continue;
-        if (id->type != JSON_STRING || !json_lua_push(L, id, &ignored)) continue;
-        int error = add_line(L, index, &line, id);
+static int build(struct index *index, struct chunks *chunks) {
+    struct chunk *chunk;
+    int result, error = 0;
+    while ((result = chunks_next(chunks, &chunk)) == LINES_MORE) {
+        for (size_t i = 0; i < chunk->line_count && !error; i++) {
+            const struct chunk_line *line = &chunk->lines[i];
+            if (line->spans > 0 && chunk->spans[line->first_span].type == JSON_STRING)
+                error = add_line(index, chunk, line);
+        }
+        chunks_give_back(chunks, chunk);
+        if (!error && obatch_interrupted) error = EINTR;
         if (error) return error;
-        lua_settop(L, top);
     }
     return result == LINES_FAILED ? errno : 0;
 }
@@ -183,21 +218,26 @@ int jsonl_index(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
     const char *pointer = luaL_checklstring(L, 2, &length);
     size_t nodes = json_lua_pointer(L, 2, 2);
-    size_t max_line = jsonl_options(L, 3, NULL);
+    size_t max_line = jsonl_max_line(L, 3, NULL);
     lua_settop(L, 2);
     struct json_plan *plan = json_lua_plan(L, nodes);
-    uint32_t node = json_plan_add(plan, pointer, length);
+    struct chunk_field field = {.node = json_plan_add(plan, pointer, length)};
+    struct chunk_plan look = {
+        .plan = *plan, .fields = &field, .count = 1, .max_line = max_line, .inner = -1};
     struct index *index = lua_newuserdatauv(L, sizeof *index, 1);
-    *index = (struct index){.lines.fd = -1};
+    *index = (struct index){.fd = -1};
     luaL_setmetatable(L, INDEX);
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, -2, 1);
     lua_replace(L, 1); /* as for a method; the user value holds the path */
 
-    int error = lines_open(&index->lines, path, max_line);
+    struct chunks chunks;
+    int error = chunks_open(&chunks, path, &look);
     if (error) return obatch_fail_errno(L, path, error);
-    error = build(L, index, plan, node);
-    lines_drop_buffer(&index->lines);
+    index->fd = chunks.fd; /* to read ids and lines */
+    error = build(index, &chunks);
+    chunks.fd = -1;
+    chunks_close(&chunks);
     lua_settop(L, 1);
     if (error) {
         close_index(L);
@@ -216,8 +256,10 @@ int jsonl_index(lua_State *L) {
 static int index_find(lua_State *L) {
     struct index *index = check_index(L);
     int error;
+    size_t length;
     luaL_checktype(L, 2, LUA_TSTRING);
-    uint32_t ordinal = find_id(L, index, 2, &error);
+    const char *id = lua_tolstring(L, 2, &length);
+    uint32_t ordinal = find_id(index, id, length, hash_id(id, length), &error);
     if (error) return fail_index(L, error);
     if (!ordinal) return lua_pushnil(L), 1;
     lua_pushinteger(L, ordinal);
@@ -250,7 +292,11 @@ static int index_line(lua_State *L) {
     }
     const struct entry *entry = check_ordinal(L, index);
     if (!entry) return lua_pushnil(L), 1;
-    int error = push_bytes(L, index, entry->offset, entry->length);
+    luaL_Buffer buffer;
+    char *to = luaL_buffinitsize(L, &buffer, entry->length);
+    ptrdiff_t n = lines_pread(index->fd, to, entry->length, entry->offset);
+    int error = n < 0 ? errno : (size_t)n < entry->length ? ESTALE : 0;
+    luaL_pushresultsize(&buffer, error ? 0 : entry->length);
     return error ? fail_index(L, error) : 1;
 }
 
@@ -258,9 +304,13 @@ static int index_line(lua_State *L) {
 static int index_id(lua_State *L) {
     struct index *index = check_index(L);
     const struct entry *entry = check_ordinal(L, index);
+    const char *id = NULL;
+    size_t length = 0;
     if (!entry) return lua_pushnil(L), 1;
-    int error = push_id(L, index, entry);
-    return error ? fail_index(L, error) : 1;
+    int error = read_id(index, entry, &id, &length);
+    if (error) return fail_index(L, error);
+    lua_pushlstring(L, id, length);
+    return 1;
 }
 
 static int index_length(lua_State *L) {

@@ -101,6 +101,16 @@ void pool_wait(struct pool_task *task) {
     pthread_mutex_unlock(&mutex);
 }
 
+void pool_cancel(struct pool_task *task) {
+    pthread_mutex_lock(&mutex);
+    if (task->state == POOL_QUEUED) {
+        take(task);
+        task->state = POOL_DONE;
+    }
+    while (task->state != POOL_DONE) pthread_cond_wait(&done, &mutex);
+    pthread_mutex_unlock(&mutex);
+}
+
 bool pool_is_done(const struct pool_task *task) {
     pthread_mutex_lock(&mutex);
     bool is_done = task->state == POOL_DONE;

@@ -29,6 +29,9 @@ void pool_submit(struct pool_task *task);
  * thread is at it, the caller does what else is waiting. */
 void pool_wait(struct pool_task *task);
 
+/* Returns when the task has run, or never will because nobody had begun it. */
+void pool_cancel(struct pool_task *task);
+
 /* Has it run? What it has written may be read then. For callers that have other work to do. */
 bool pool_is_done(const struct pool_task *task);
 

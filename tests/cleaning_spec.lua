@@ -274,7 +274,7 @@ describe("for every text, cleaning again changes nothing and UTF-8 stays UTF-8:"
   it("real answers, where they are at hand", function()
     local path = support.home .. "/../shared/real/ocr_results.jsonl"
     if not fs.stat(path) then return end
-    for record in jsonl.scan(path, { id = "/custom_id" }, { text = true }) do
+    for record in jsonl.scan(path, { id = "/custom_id" }) do
       local answer = outcome.text(record.text)
       clean(answer)
       local found = clean(answer, true)

@@ -177,7 +177,7 @@ describe("not labelled:", function()
   it("the good ones of the real answers, where they are at hand", function()
     local path = support.home .. "/../shared/real/ocr_results.jsonl"
     if not fs.stat(path) then return end
-    for record in jsonl.scan(path, { id = "/custom_id" }, { text = true }) do
+    for record in jsonl.scan(path, { id = "/custom_id" }) do
       local answer = outcome.text(record.text)
       passes((cleaning.clean(answer)))
       local found = text.find_json(answer, true)

@@ -7,16 +7,20 @@ local support = require "support"
 local JSON = { expect = "json" }
 local TEXT = { expect = "text" }
 
---- Judges a result line as the loop does: read by jsonl.scan from a file.
+--- Judges a result line as the loop does: read by jsonl.scan from a file. It must come to the same where the threads
+--- that scan say nothing, so that nothing is cut short.
 local function judge(line, policy)
   local dir <close> = support.tmpdir()
   support.write(dir.path .. "/r.jsonl", (type(line) == "table" and json.encode(line) or line) .. "\n")
-  local result
-  for record in jsonl.scan(dir.path .. "/r.jsonl", outcome.FIELDS) do
-    assert.is_nil(record.error)
-    result = outcome.judge(record, policy or JSON)
+  local results = {}
+  for i, options in ipairs { outcome.SCAN, {} } do
+    for record in jsonl.scan(dir.path .. "/r.jsonl", outcome.FIELDS, options) do
+      assert.is_nil(record.error)
+      results[i] = outcome.judge(record, policy or JSON)
+    end
   end
-  return result
+  assert.same(results[2], results[1])
+  return results[1]
 end
 
 local function class(line, policy)
@@ -409,4 +413,63 @@ end)
 it("every class that is ever given is in the list of classes", function()
   assert.same({ "valid", "invalid", "truncated", "refused", "transient", "permanent", "expired", "cancelled",
     "missing" }, outcome.CLASSES)
+end)
+
+describe("the short way of judging", function()
+  it("comes to the same as the long one for whatever may be in a field", function()
+    local values = { "null", "false", "true", "0", "200", "200.0", "2e2", "-1", '""', '"stop"', '"st\\u006fp"',
+      '"length"', '"content_filter"', '"failed"', '"completed"', '"incomplete"', '"in_progress"', '"{}"', '"1"',
+      '" \\n[1]\\t "', '"\\u000b{}\\f"', '"\\u00a0{}"', '"```json\\n{}\\n```"', '"[1"', '"\\ud800"', '"1e999"', "1e999",
+      '"{\\"a\\": \\"\\\\ud800\\"}"', "{}", "[]", "[1]", '{"code": "batch_expired"}', '{"code": "\\udc00"}',
+      '[{"type": "text", "text": "{}"}]', '[{"type": "refusal", "refusal": "no"}]',
+      '[{"type": "message", "content": [{"type": "output_text", "text": "{}"}]}]' }
+    local usual = { failure = "null", status = "200", finish_reason = '"stop"', refusal = "null", content = '"{}"' }
+    local places = { "failure", "status", "body_error", "finish_reason", "refusal", "content", "state", "incomplete",
+      "output" }
+    local form = '{"custom_id": "a", "error": %s, "response": {"status_code": %s, "body": {"error": %s, "choices": '
+      .. '[{"finish_reason": %s, "message": {"refusal": %s, "content": %s}}], "status": %s, '
+      .. '"incomplete_details": {"reason": %s}, "output": %s}}}'
+    local lines, without = {}, form:gsub('"error": %%s, "choices', '"choices'):gsub(', "status": .*}}}', '}}}')
+    for i, place in ipairs(places) do
+      for _, value in ipairs(values) do
+        local all, few = {}, {}
+        for j, name in ipairs(places) do
+          all[j] = name == place and value or usual[name] or "null"
+          if usual[name] then few[#few + 1] = all[j] end
+        end
+        lines[#lines + 1] = form:format(table.unpack(all))
+        if usual[place] then lines[#lines + 1] = without:format(table.unpack(few)) end
+        -- The same with another field that is not as usual.
+        local other = i % #places + 1
+        all[other] = values[#lines % #values + 1]
+        lines[#lines + 1] = form:format(table.unpack(all))
+      end
+    end
+    local dir <close> = support.tmpdir()
+    support.write(dir.path .. "/r.jsonl", table.concat(lines, "\n"))
+    local policies = { { expect = "json" }, { expect = "text" }, { expect = "json", repair = true },
+      { expect = "text", allow_blank = true }, { expect = "json", accept = function(value) return value == 1 end },
+      { expect = "json", validator = function(value) return type(value) == "table", "no table" end } }
+    local valid = 0
+    for _, policy in ipairs(policies) do
+      local long = assert(jsonl.scan(dir.path .. "/r.jsonl", outcome.FIELDS))
+      for record in jsonl.scan(dir.path .. "/r.jsonl", outcome.FIELDS, outcome.SCAN) do
+        local expected = outcome.judge(long(), policy)
+        assert.same(expected, outcome.judge(record, policy), lines[record.number])
+        assert.equal(expected.class, (outcome.class(record, policy)))
+        if expected.class == "valid" then valid = valid + 1 end
+      end
+    end
+    assert.truthy(valid > 100 and valid < #policies * #lines)
+  end)
+
+  it("is taken for the answers that most are", function()
+    local dir <close> = support.tmpdir()
+    support.write(dir.path .. "/r.jsonl", json.encode(chat '{"a": 1}') .. "\n" .. json.encode(chat "text") .. "\n")
+    local records = assert(jsonl.scan(dir.path .. "/r.jsonl", outcome.FIELDS, outcome.SCAN))
+    local good, bad = records(), records()
+    assert.is_true(good.is_usual and good.is_json)
+    assert.is_true(bad.is_usual)
+    assert.is_nil(bad.is_json)
+  end)
 end)

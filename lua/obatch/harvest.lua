@@ -290,7 +290,7 @@ end
 ---@return string|nil message
 ---@return string|nil code
 function Harvest:take_file(path)
-  local lines, message, code = jsonl.scan(path, outcome.FIELDS, { text = true })
+  local lines, message, code = jsonl.scan(path, outcome.FIELDS, outcome.SCAN)
   if not lines then return nil, message, code end
   local function note(record, kind, format, ...)
     self.counts.foreign = self.counts.foreign + 1

@@ -453,7 +453,7 @@ function Round:reject(part, faults)
   local name = ("rejected_iteration_%d_p%03d.jsonl"):format(n, part.part)
   local number = #self.parts + 1
   local file = requests_name(n, number)
-  local records, message, code = jsonl.scan(self.job:path(n, part.file), { custom_id = "/custom_id" }, { text = true })
+  local records, message, code = jsonl.scan(self.job:path(n, part.file), { custom_id = "/custom_id" })
   if not records then return nil, message, code end
   local rejected <close>, trouble, errno = jsonl.create(self.job:path(n, name),
     { max_lines = part.lines, max_bytes = math.maxinteger })

@@ -31,6 +31,13 @@ outcome.FIELDS = {
   output_tokens = "/response/body/usage/output_tokens",
 }
 
+--- The options of jsonl.scan with which a record tells what most answers are: a text that is JSON, where nothing
+--- else speaks against it. Without them, judging comes to the same and takes longer.
+outcome.SCAN = { json = "content", usual = {
+  status = 200, finish_reason = "stop", failure = json.null, refusal = json.null, state = json.null,
+  incomplete = json.null, output = json.null,
+} }
+
 --- Codes of an account that cannot pay: nothing sent after them can succeed either.
 local QUOTA = {
   insufficient_quota = true, credit_balance_exhausted = true, billing_hard_limit_reached = true,
@@ -162,6 +169,58 @@ function outcome.answer(line, policy)
   return answer, {}
 end
 
+--- Which class a result line has by a policy, and why; what judge() tells besides is not worked out.
+---@param record obatch.jsonl.Record  of jsonl.scan(path, outcome.FIELDS, outcome.SCAN)
+---@param policy table
+---@return string class     one of CLASSES
+---@return string? reason   nil for "valid"
+---@return boolean? blank   of "truncated": whether it was cut off before any text came
+function outcome.class(record, policy)
+  local has_json = record.is_json and policy.expect == "json"
+  local is_checked = policy.validator or policy.accept
+  if has_json and record.is_usual and not is_checked then return "valid" end
+
+  local class, reason = how_it_ended(record)
+  if class then return class, reason end
+
+  local answer, refusal = read_answer(record)
+  local spoiled = record.spoiled or {}
+  refusal = refusal or spoiled.refusal
+  if refusal then return "refused", "the model refused: " .. refusal end
+  if record.finish_reason == "content_filter" or record.incomplete == "content_filter" then
+    return "refused", "stopped by the content filter"
+  end
+  if record.finish_reason == "length" or record.state == "incomplete" then
+    local blank = not answer or text.is_blank(answer)
+    local _, tokens_out = outcome.tokens(record)
+    return "truncated", ("cut off after %d tokens%s"):format(tokens_out,
+      blank and ", all of them spent before the answer began" or ""), blank
+  end
+
+  local undecodable = spoiled.content or spoiled.output
+  if undecodable then return "invalid", "the text cannot be decoded: " .. undecodable end
+  local is_complete = record.finish_reason == "stop" or record.state == "completed"
+  if not answer or text.is_blank(answer) and not (policy.allow_blank and is_complete) then
+    return "invalid", "the answer holds no text"
+  end
+
+  local value = answer
+  if policy.expect == "json" then
+    local found, problem = text.find_json(answer, policy.repair)
+    if not found then return "invalid", problem end
+    if is_checked then value = json.decode(found) end
+  end
+  if policy.validator then
+    local ok, message = policy.validator(value)
+    if not ok then return "invalid", "not of the schema: " .. message end
+  end
+  if policy.accept then
+    local ok, message = policy.accept(value, { custom_id = record.custom_id, text = answer })
+    if not ok then return "invalid", message or "refused by the policy's accept()" end
+  end
+  return "valid"
+end
+
 ---@class obatch.Outcome
 ---@field class string        one of CLASSES
 ---@field reason? string      nil for "valid"
@@ -170,55 +229,13 @@ end
 ---@field tokens_out integer
 
 --- Judges a result line by a policy.
----@param record obatch.jsonl.Record  of jsonl.scan(path, outcome.FIELDS)
+---@param record obatch.jsonl.Record  as for outcome.class
 ---@param policy table
 ---@return obatch.Outcome outcome
 function outcome.judge(record, policy)
-  local result = {}
-  result.tokens_in, result.tokens_out = outcome.tokens(record)
-  local function is(class, reason)
-    result.class, result.reason = class, reason
-    return result
-  end
-
-  local class, reason = how_it_ended(record)
-  if class then return is(class, reason) end
-
-  local answer, refusal = read_answer(record)
-  local spoiled = record.spoiled or {}
-  refusal = refusal or spoiled.refusal
-  if refusal then return is("refused", "the model refused: " .. refusal) end
-  if record.finish_reason == "content_filter" or record.incomplete == "content_filter" then
-    return is("refused", "stopped by the content filter")
-  end
-  if record.finish_reason == "length" or record.state == "incomplete" then
-    result.blank = not answer or text.is_blank(answer)
-    return is("truncated", ("cut off after %d tokens%s"):format(result.tokens_out,
-      result.blank and ", all of them spent before the answer began" or ""))
-  end
-
-  local undecodable = spoiled.content or spoiled.output
-  if undecodable then return is("invalid", "the text cannot be decoded: " .. undecodable) end
-  local is_complete = record.finish_reason == "stop" or record.state == "completed"
-  if not answer or text.is_blank(answer) and not (policy.allow_blank and is_complete) then
-    return is("invalid", "the answer holds no text")
-  end
-
-  local value = answer
-  if policy.expect == "json" then
-    local found, problem = text.find_json(answer, policy.repair)
-    if not found then return is("invalid", problem) end
-    if policy.validator or policy.accept then value = json.decode(found) end
-  end
-  if policy.validator then
-    local ok, message = policy.validator(value)
-    if not ok then return is("invalid", "not of the schema: " .. message) end
-  end
-  if policy.accept then
-    local ok, message = policy.accept(value, { custom_id = record.custom_id, text = answer })
-    if not ok then return is("invalid", message or "refused by the policy's accept()") end
-  end
-  return is("valid")
+  local class, reason, blank = outcome.class(record, policy)
+  local tokens_in, tokens_out = outcome.tokens(record)
+  return { class = class, reason = reason, blank = blank, tokens_in = tokens_in, tokens_out = tokens_out }
 end
 
 --- Judges one result line, as it was received, by a policy. nil, message when it is not JSON.

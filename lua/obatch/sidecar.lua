@@ -209,7 +209,7 @@ function sidecar.add_provenance(folder, entries)
   if stat and stat.type == "file" then
     local records
     records, message, code = jsonl.scan(path,
-      { custom_id = "/custom_id", batch = "/batch", written = "/written" }, { text = true })
+      { custom_id = "/custom_id", batch = "/batch", written = "/written" })
     if not records then return nil, message, code end
     for record in records do
       local known = type(record.custom_id) == "string" and type(record.batch) == "string" and key(record)

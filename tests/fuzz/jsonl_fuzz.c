@@ -40,7 +40,7 @@ static const char properties[] =
     "  n = 0\n"
     "  local ids, places, duplicates = {}, {}, 0\n"
     "  local fields = { id = '/custom_id', first = '/0', whole = '' }\n"
-    "  for record in jsonl.scan(path, fields, { max_line = most, text = true }) do\n"
+    "  for record in jsonl.scan(path, fields, { max_line = most }) do\n"
     "    n = n + 1\n"
     "    local text = lines[n].text\n"
     "    assert(record.number == n and record.offset == lines[n].offset and record.length == "

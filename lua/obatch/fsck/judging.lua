@@ -105,7 +105,7 @@ local function check_final_lines(check, book, path)
     found:fault("unreadable files", path, (select(2, fs.read(path, 1))))
     return true
   end
-  for record in jsonl.scan(path, { id = "/custom_id" }, { text = true }) do
+  for record in jsonl.scan(path, { id = "/custom_id" }) do
     local where = ("%s:%d"):format(path, record.number)
     local ordinal = type(record.id) == "string" and book.index:find(record.id) or nil
     if record.error and not record.blank then

@@ -38,18 +38,24 @@ function Reader:close() end
 function jsonl.open(path, options) end
 
 ---@class obatch.jsonl.ScanOptions: obatch.jsonl.Options
----@field text? boolean  records have the text of their line
+---@field json? string  name of a field: records tell whether that is a string that holds JSON
+---@field usual? table<string, string|integer|boolean|lightuserdata>  fields with their usual values: records tell
+--- whether they have just these; json.null stands for nothing at all, too
 
---- A line with the values at the pointers that were asked for, each under its name.
+--- A line with the values at the pointers that were asked for, each under its name. They are made when they are first
+--- asked for, of a piece of the file that a record keeps in memory, so that a record costs little, and many that are
+--- kept cost much. next() sees only what is there already, pairs() sees all.
 ---@class obatch.jsonl.Record
----@field number integer    from 1
+---@field number integer    from 1; this and the offset say which line it is
 ---@field offset integer    of its first byte, from 0
 ---@field length integer    bytes
----@field text? string      when it was asked for
+---@field text? string      nil for a line that is too long
 ---@field error? string     a bad line: file, line and what is wrong
 ---@field error_at? integer the byte of the line
 ---@field blank? boolean    it is an empty line
 ---@field spoiled? table<string, string>  name -> why a string there cannot be decoded
+---@field is_json? true     see the option json: decodable JSON, white space around it or not
+---@field is_usual? true    see the option usual; no line with a lone surrogate is
 ---@field [string] any
 
 --- The records of a file, until it is closed; it closes itself at the end.
@@ -67,6 +73,14 @@ function Scanner:close() end
 ---@return string|nil message
 ---@return string|nil code
 function jsonl.scan(path, fields, options) end
+
+--- Adds the bytes of a record's line and a newline to a file, without a string in between.
+---@param file file*  of io.open
+---@param record obatch.jsonl.Record
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
+function jsonl.write(file, record) end
 
 --- The lines of a file that have an id, counted from 1; 32 bytes of memory a line.
 ---@class obatch.jsonl.Index

@@ -95,7 +95,7 @@ end
 --- nothing else is shown meanwhile (`is_silent`).
 local function read_lines(path, plan, make)
   return function(is_silent)
-    local advance, scanner = stream.check(jsonl.scan(path, plan, { text = true }))
+    local advance, scanner = stream.check(jsonl.scan(path, plan))
     local function scan() return advance(scanner) end
     local next_line = is_silent and progress.over(scan, "reading", path) or scan
     return function()

@@ -196,7 +196,7 @@ function validation.input(path, size, endpoint, limits, breathe)
   if endpoint == "/v1/embeddings" then plan.input = "/body/input" end
 
   local entries, seen, inputs = json.array {}, { ids = {} }, 0
-  for record in assert(jsonl.scan(path, plan, { text = true, max_line = limits.bytes })) do
+  for record in assert(jsonl.scan(path, plan, { max_line = limits.bytes })) do
     if not (record.blank and limits.skip_blank) then
       found.requests = found.requests + 1
       if found.requests > most then

@@ -1,0 +1,110 @@
+/* The lines of a file in chunks, each line checked and looked into by a plan.
+ *
+ * Lua's thread reads the chunks, in order and with read(2), so that pipes work; the pool scans
+ * them, a few at a time; they are handed out in the order of the file. A chunk holds whole lines:
+ * JSONL_BLOCK bytes, or one line that is longer. */
+#ifndef OBATCH_CHUNK_H
+#define OBATCH_CHUNK_H
+
+#include "json.h"
+#include "lines.h"
+#include "pool.h"
+
+/* What is looked for. */
+struct chunk_field {
+    uint32_t node; /* of the plan */
+    /* The usual value as JSON text, "null" also for nothing at all; NULL when any value is usual */
+    const char *usual;
+    size_t usual_length;
+};
+
+struct chunk_plan {
+    struct json_plan plan; /* each chunk has a copy of its nodes */
+    struct chunk_field *fields;
+    uint16_t count;
+    size_t max_line; /* longer ones are told of, not read */
+    int inner;       /* the field whose text is judged as JSON, or -1 */
+    bool has_usual;
+};
+
+/* A field that a line has. */
+struct chunk_span {
+    uint32_t at, length; /* of the value in the line */
+    uint16_t field;
+    uint8_t type; /* enum json_type */
+    bool escaped;
+};
+
+enum chunk_kind { CHUNK_GOOD, CHUNK_BAD, CHUNK_BLANK, CHUNK_TOO_LONG };
+
+struct chunk_line {
+    uint64_t at,
+        length; /* in the chunk, without the line end; the bytes of one too long are gone */
+    const char *message; /* what makes a bad line bad, */
+    uint32_t error_at;   /* and the byte, from 0 */
+    uint32_t first_span; /* of a good line */
+    uint16_t spans;
+    uint8_t kind;
+    bool is_json;  /* the text of the inner field is decodable JSON */
+    bool is_usual; /* every field has its usual value */
+    bool is_lone;  /* a lone surrogate is in it */
+};
+
+struct chunk {
+    struct pool_task task;
+    struct chunk *next; /* of those in flight, or idle */
+    const struct chunk_plan *look;
+    char *bytes; /* with some room to spare: a kernel may look at whole blocks */
+    size_t capacity, length;
+    uint64_t offset;  /* of the first byte in the file */
+    uint64_t skipped; /* instead of bytes: the length of a single line that was too long */
+    struct chunk_line *lines;
+    struct chunk_span *spans;
+    char *scratch;
+    size_t line_count, line_room, span_count, span_room, scratch_room;
+    int error; /* ENOMEM: it could not be scanned */
+    bool is_pooled;
+    struct json_node nodes[];
+};
+
+/* A file that is read. Zeroed and with fd = -1 it is closed. */
+struct chunks {
+    int fd;
+    const struct chunk_plan *look;
+    bool reads_ahead;
+    struct chunk *filling; /* with the beginning of a line in it: */
+    size_t held, searched; /* so many bytes, of which these have no newline */
+    uint64_t skipped;      /* of the same line before them, when it is too long */
+    char last_skipped;
+    uint64_t offset;            /* of the line in the file */
+    struct chunk *first, *last; /* in flight, the oldest first */
+    int in_flight;
+    bool has_ended;
+    int error; /* met while reading ahead */
+    struct chunk *idle;
+};
+
+/* 0 or an errno. The plan is the caller's and must outlive the chunks. */
+int chunks_open(struct chunks *chunks, const char *path, const struct chunk_plan *look);
+
+/* Nothing of it runs any more after that. Chunks that were handed out stay. */
+void chunks_close(struct chunks *chunks);
+
+/* LINES_MORE and the next chunk, the caller's until he gives it back; LINES_FAILED leaves the
+ * reason in errno: EINTR means that a stop was asked for. */
+int chunks_next(struct chunks *chunks, struct chunk **chunk);
+
+/* Gives a chunk back, to be used again as long as there is more to read. */
+void chunks_give_back(struct chunks *chunks, struct chunk *chunk);
+
+/* What a chunk takes of memory, about. */
+size_t chunk_size(const struct chunk *chunk);
+
+static inline struct json_value chunk_value(const char *line, const struct chunk_span *span) {
+    return (struct json_value){.type = (enum json_type)span->type,
+                               .escaped = span->escaped,
+                               .at = line + span->at,
+                               .length = span->length};
+}
+
+#endif

@@ -1,0 +1,488 @@
+/* jsonl.scan: the lines of a file as records. A record is a table that knows where its line is in a
+ * chunk; what it has besides is made when it is asked for. */
+#include "chunk.h"
+#include "json_lua.h"
+#include "jsonl.h"
+#include "obatch.h"
+#include "options.h"
+
+#define SCANNER "obatch.jsonl.scanner"
+#define CHUNK "obatch.jsonl.chunk"
+
+/* Chunks of records that Lua has let go of come back when the collector finds them, and it does not
+ * see how large they are: from so many bytes on it is called. */
+enum { OUTSTANDING = 2 * 1024 * 1024 };
+
+/* A chunk whose records are in Lua, as a userdata. The user value is the scanner, which was there
+ * first and so goes last. */
+struct box {
+    struct chunk *chunk;
+    lua_Integer first; /* number of its first line */
+};
+
+struct scanner {
+    struct chunks chunks;
+    struct chunk_plan look;
+    struct chunk *chunk; /* whose records are being handed out */
+    size_t next;         /* of its lines */
+    lua_Integer number;
+    size_t outstanding, most; /* bytes of chunks that are in boxes */
+};
+
+/* User values of a scanner. */
+enum { PATH = 1, FIELDS, TEXTS, RECORDS, USER_VALUES = RECORDS };
+
+/* What a record has besides the fields of the plan; in the table of fields, their names have these
+ * numbers, and those of the plan have theirs from 1. */
+static const char *const own[] = {"length", "text",     "spoiled", "number",   "offset", "error",
+                                  "blank",  "error_at", "is_json", "is_usual", NULL};
+enum { LENGTH = -1, TEXT = -2, SPOILED = -3 };
+
+/* ---- what is looked for ---- */
+
+/* Checks the table of names and pointers at a stack index and returns the nodes it may need. */
+static size_t check_fields(lua_State *L, int index, size_t *count) {
+    size_t nodes = 1;
+    luaL_checktype(L, index, LUA_TTABLE);
+    lua_pushnil(L);
+    for (*count = 0; lua_next(L, index); ++*count) {
+        luaL_argcheck(L, lua_type(L, -2) == LUA_TSTRING, index, "field names must be strings");
+        luaL_argcheck(L, lua_type(L, -1) == LUA_TSTRING, index, "pointers must be strings");
+        for (int i = 0; own[i]; i++)
+            if (strcmp(own[i], lua_tostring(L, -2)) == 0)
+                luaL_argerror(
+                    L, index,
+                    lua_pushfstring(L, "every record has a field '%s' of its own", own[i]));
+        nodes += json_lua_pointer(L, -1, index) - 1;
+        lua_pop(L, 1);
+    }
+    luaL_argcheck(L, *count < UINT16_MAX, index, "too many fields");
+    return nodes;
+}
+
+/* The index of the field whose name is at a stack index. */
+static size_t find_field(lua_State *L, int numbers, int name, const char *option) {
+    lua_pushvalue(L, name);
+    lua_rawget(L, numbers);
+    lua_Integer number = lua_tointeger(L, -1);
+    if (number < 1) luaL_error(L, "%s: there is no field '%s'", option, lua_tostring(L, name));
+    lua_pop(L, 1);
+    return (size_t)number - 1;
+}
+
+/* Pushes the scalar at a stack index as JSON text. */
+static void push_usual(lua_State *L, int index) {
+    size_t length;
+    const char *text;
+    switch (lua_type(L, index)) {
+    case LUA_TSTRING:
+        text = lua_tolstring(L, index, &length);
+        for (size_t i = 0; i < length; i++)
+            if (text[i] < ' ' || text[i] > '~' || text[i] == '"' || text[i] == '\\')
+                luaL_error(L, "usual: a string of plain ASCII expected");
+        lua_pushfstring(L, "\"%s\"", text);
+        break;
+    case LUA_TBOOLEAN:
+        lua_pushstring(L, lua_toboolean(L, index) ? "true" : "false");
+        break;
+    case LUA_TLIGHTUSERDATA:
+        lua_pushliteral(L, "null");
+        break;
+    default:
+        if (!lua_isinteger(L, index))
+            luaL_error(L, "usual: a string, an integer, a boolean or null expected");
+        lua_pushfstring(L, "%I", lua_tointeger(L, index));
+    }
+}
+
+/* Takes the options json and usual of the table at stack index 3; texts is a table that keeps. */
+static void look_for_more(lua_State *L, struct chunk_plan *look, int numbers, int texts) {
+    look->inner = -1;
+    if (lua_isnoneornil(L, 3)) return;
+    int top = lua_gettop(L);
+    if (options_get(L, 3, "json") != LUA_TNIL) {
+        luaL_argcheck(L, lua_type(L, -1) == LUA_TSTRING, 3, "json: the name of a field expected");
+        look->inner = (int)find_field(L, numbers, top + 1, "json");
+    }
+    lua_settop(L, top);
+    if (options_get(L, 3, "usual") != LUA_TNIL) {
+        luaL_argcheck(L, lua_type(L, -1) == LUA_TTABLE, 3, "usual: a table expected");
+        look->has_usual = true;
+        for (lua_pushnil(L); lua_next(L, top + 1); lua_settop(L, top + 2)) {
+            luaL_argcheck(L, lua_type(L, top + 2) == LUA_TSTRING, 3, "usual: names expected");
+            struct chunk_field *field = &look->fields[find_field(L, numbers, top + 2, "usual")];
+            push_usual(L, top + 3);
+            field->usual = lua_tolstring(L, -1, &field->usual_length);
+            lua_rawseti(L, texts, (lua_Integer)lua_rawlen(L, texts) + 1);
+        }
+    }
+    lua_settop(L, top);
+}
+
+/* scan(path, { field = pointer, ... } [, options]) -> what a for loop takes: an iterator that can
+ * also be closed, and closes itself at the end. Its records have number, offset, length (of the
+ * text, in bytes), text and the fields; `error` (and error_at, a byte of the line) for a bad line,
+ * with `blank` for an empty one; spoiled = { field = message } for what cannot be decoded.
+ *
+ * Options: max_line (bytes); json = the name of a field: record.is_json where that is a string that
+ * holds decodable JSON, white space around it or not; usual = { field = scalar, ... }: .is_usual
+ * where all these fields are exactly that (null: or are not there) and no lone surrogate is in the
+ * line. Both are found out by the threads that scan. */
+int jsonl_scan(lua_State *L) {
+    static const char *const known[] = {"json", "max_line", "usual", NULL};
+    const char *path = obatch_check_path(L, 1);
+    size_t count, nodes = check_fields(L, 2, &count);
+    size_t max_line = jsonl_max_line(L, 3, known);
+    lua_settop(L, 3);
+    size_t rows = count * sizeof(struct chunk_field) + nodes * sizeof(struct json_node);
+    struct scanner *scanner = lua_newuserdatauv(L, sizeof *scanner + rows, USER_VALUES);
+    *scanner = (struct scanner){.chunks.fd = -1, .most = OUTSTANDING};
+    luaL_setmetatable(L, SCANNER);
+    struct chunk_plan *look = &scanner->look;
+    look->plan.nodes = (struct json_node *)(scanner + 1);
+    look->fields = (struct chunk_field *)(look->plan.nodes + nodes);
+    look->max_line = max_line;
+    json_plan_add(&look->plan, "", 0);
+
+    lua_newtable(L);
+    lua_newtable(L);
+    int numbers = lua_gettop(L) - 1, texts = numbers + 1;
+    for (int i = 0; own[i]; i++) {
+        lua_pushinteger(L, -i - 1);
+        lua_setfield(L, numbers, own[i]);
+    }
+    for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+        size_t length;
+        const char *pointer = lua_tolstring(L, -1, &length);
+        look->fields[look->count++] =
+            (struct chunk_field){.node = json_plan_add(&look->plan, pointer, length)};
+        lua_pushvalue(L, -1);
+        lua_rawseti(L, texts, look->count);
+        lua_pushvalue(L, -2);
+        lua_pushinteger(L, look->count);
+        lua_rawset(L, numbers);
+    }
+    look_for_more(L, look, numbers, texts);
+    lua_setiuservalue(L, 4, TEXTS);
+    lua_setiuservalue(L, 4, FIELDS);
+    lua_pushvalue(L, 1);
+    lua_setiuservalue(L, 4, PATH);
+    int error = chunks_open(&scanner->chunks, path, look);
+    if (error) return obatch_fail_errno(L, path, error);
+    lua_pushnil(L);
+    lua_pushnil(L);
+    lua_pushvalue(L, -3);
+    return 4;
+}
+
+/* ---- records ---- */
+
+/* The line of the record at a stack index: the one with its number, unless somebody has written
+ * something else there. NULL when he has done so to its offset, too. */
+static const struct chunk_line *find_line(lua_State *L, int record, const struct box *box) {
+    const struct chunk *chunk = box->chunk;
+    int has_number, has_offset;
+    lua_pushliteral(L, "number");
+    lua_rawget(L, record);
+    lua_pushliteral(L, "offset");
+    lua_rawget(L, record);
+    lua_Unsigned n = (lua_Unsigned)lua_tointegerx(L, -2, &has_number) - (lua_Unsigned)box->first;
+    lua_Unsigned at = (lua_Unsigned)lua_tointegerx(L, -1, &has_offset) - chunk->offset;
+    lua_pop(L, 2);
+    if (!has_number || n >= chunk->line_count) n = SIZE_MAX;
+    if (!has_offset) return n == SIZE_MAX ? NULL : &chunk->lines[n];
+    if (n != SIZE_MAX && chunk->lines[n].at == at) return &chunk->lines[n];
+    for (size_t i = 0; i < chunk->line_count; i++)
+        if (chunk->lines[i].at == at) return &chunk->lines[i];
+    return n == SIZE_MAX ? NULL : &chunk->lines[n];
+}
+
+/* Pushes the value of a span. False, with nothing pushed, when it cannot be decoded. */
+static bool push_value(lua_State *L, const char *line, const struct chunk_span *span,
+                       struct json_error *error) {
+    struct json_value value = chunk_value(line, span);
+    if (value.type != JSON_STRING || value.escaped) return json_lua_push(L, &value, error);
+    lua_pushlstring(L, value.at + 1, value.length - 2);
+    return true;
+}
+
+/* Pushes record.spoiled, nil when nothing is. */
+static void push_spoiled(lua_State *L, const struct chunk *chunk, const struct chunk_line *line,
+                         int numbers) {
+    const char *text = chunk->bytes + line->at;
+    bool is_spoiled = false;
+    lua_pushnil(L);
+    for (uint16_t i = 0; i < line->spans; i++) {
+        const struct chunk_span *span = &chunk->spans[line->first_span + i];
+        struct json_error error;
+        if (span->type < JSON_NUMBER || (span->type == JSON_STRING && !line->is_lone)) continue;
+        if (push_value(L, text, span, &error)) {
+            lua_pop(L, 1);
+            continue;
+        }
+        if (!is_spoiled) {
+            lua_pop(L, 1);
+            lua_newtable(L);
+        }
+        is_spoiled = true;
+        for (lua_pushnil(L); lua_next(L, numbers); lua_pop(L, 1)) {
+            if (lua_tointeger(L, -1) != span->field + 1) continue;
+            lua_pushvalue(L, -2);
+            lua_pushfstring(L, "byte %I: %s", (lua_Integer)span->at + (lua_Integer)error.offset + 1,
+                            error.message);
+            lua_rawset(L, -5);
+        }
+    }
+}
+
+/* Pushes what the line has under the number of a name, and returns whether it is worth keeping in
+ * the record. A table must be: it is the same one each time it is asked for. */
+static bool push_field(lua_State *L, const struct chunk *chunk, const struct chunk_line *line,
+                       lua_Integer number, int numbers) {
+    const char *text = chunk->bytes + line->at;
+    if (number == LENGTH) {
+        lua_pushinteger(L, (lua_Integer)line->length);
+        return false;
+    }
+    if (number == TEXT && line->kind != CHUNK_TOO_LONG) {
+        lua_pushlstring(L, text, line->length);
+        return true;
+    }
+    if (number == SPOILED && line->kind == CHUNK_GOOD) {
+        push_spoiled(L, chunk, line, numbers);
+        return lua_istable(L, -1);
+    }
+    for (uint16_t i = 0; i < line->spans; i++) {
+        const struct chunk_span *span = &chunk->spans[line->first_span + i];
+        struct json_error ignored;
+        if (span->field + 1 == number && push_value(L, text, span, &ignored))
+            return span->type > JSON_STRING || (span->type == JSON_STRING && span->length > 40);
+    }
+    lua_pushnil(L);
+    return false;
+}
+
+/* record[name], where the record has nothing yet. */
+static int record_index(lua_State *L) {
+    const struct box *box = lua_touserdata(L, lua_upvalueindex(1));
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 2);
+    lua_pushvalue(L, 2);
+    lua_rawget(L, lua_upvalueindex(2));
+    lua_Integer number = lua_tointeger(L, 3);
+    const struct chunk_line *line = number == 0 ? NULL : find_line(L, 1, box);
+    if (!line) return lua_pushnil(L), 1;
+    if (push_field(L, box->chunk, line, number, lua_upvalueindex(2))) {
+        lua_pushvalue(L, 2);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, 1);
+    }
+    return 1;
+}
+
+static int raw_next(lua_State *L) {
+    lua_settop(L, 2);
+    return lua_next(L, 1) ? 2 : (lua_pushnil(L), 1);
+}
+
+/* pairs(record): everything is made first. */
+static int record_pairs(lua_State *L) {
+    const struct box *box = lua_touserdata(L, lua_upvalueindex(1));
+    luaL_checktype(L, 1, LUA_TTABLE);
+    const struct chunk_line *line = find_line(L, 1, box);
+    lua_settop(L, 1);
+    for (lua_pushnil(L); line && lua_next(L, lua_upvalueindex(2)); lua_settop(L, 2)) {
+        lua_pushvalue(L, 2);
+        if (lua_rawget(L, 1) != LUA_TNIL) continue;
+        push_field(L, box->chunk, line, lua_tointeger(L, 3), lua_upvalueindex(2));
+        lua_pushvalue(L, 2);
+        lua_insert(L, -2);
+        lua_rawset(L, 1);
+    }
+    lua_pushcfunction(L, raw_next);
+    lua_pushvalue(L, 1);
+    return 2;
+}
+
+const char *jsonl_record_line(lua_State *L, int index, size_t *length) {
+    int top = lua_gettop(L);
+    const char *line = NULL;
+    *length = 0;
+    index = lua_absindex(L, index);
+    if (!lua_istable(L, index)) return NULL;
+    lua_pushliteral(L, "text");
+    if (lua_rawget(L, index) != LUA_TNIL) {
+        line = lua_tolstring(L, -1, length);
+    } else if (luaL_getmetafield(L, index, "__index") == LUA_TFUNCTION &&
+               lua_tocfunction(L, -1) == record_index) {
+        const struct box *box = lua_getupvalue(L, -1, 1) ? lua_touserdata(L, -1) : NULL;
+        const struct chunk_line *found = box ? find_line(L, index, box) : NULL;
+        if (found && found->kind != CHUNK_TOO_LONG) {
+            line = box->chunk->bytes + found->at;
+            *length = (size_t)found->length;
+        }
+    }
+    lua_settop(L, top);
+    return line;
+}
+
+/* write(file, record) -> true. The line's own bytes and a newline, without a Lua string between. */
+int jsonl_write(lua_State *L) {
+    const luaL_Stream *stream = luaL_checkudata(L, 1, LUA_FILEHANDLE);
+    size_t length;
+    const char *line = jsonl_record_line(L, 2, &length);
+    luaL_argcheck(L, stream->closef, 1, "the file is closed");
+    luaL_argcheck(L, line, 2, "a record with a text expected");
+    if (fwrite(line, 1, length, stream->f) == length && putc('\n', stream->f) != EOF)
+        return lua_pushboolean(L, 1), 1;
+    int error = errno;
+    return obatch_fail_errno(L, "write", error);
+}
+
+/* ---- the scanner ---- */
+
+static const char *path_of(lua_State *L, int index) {
+    lua_getiuservalue(L, index, PATH);
+    return lua_tostring(L, -1); /* stays on the stack, and in the user value */
+}
+
+static int free_box(lua_State *L) {
+    struct box *box = luaL_checkudata(L, 1, CHUNK);
+    if (!box->chunk || lua_getiuservalue(L, 1, 1) != LUA_TUSERDATA) return 0;
+    struct scanner *scanner = lua_touserdata(L, -1);
+    scanner->outstanding -= chunk_size(box->chunk);
+    chunks_give_back(&scanner->chunks, box->chunk);
+    box->chunk = NULL;
+    return 0;
+}
+
+static void close_chunks(lua_State *L, int index, struct scanner *scanner) {
+    chunks_close(&scanner->chunks);
+    scanner->chunk = NULL;
+    lua_pushnil(L);
+    lua_setiuservalue(L, index, RECORDS);
+}
+
+/* Pushes a method of records, whose upvalues are their box and the numbers of fields. */
+static void push_method(lua_State *L, lua_CFunction method, int box) {
+    lua_pushvalue(L, box);
+    lua_getiuservalue(L, 1, FIELDS);
+    lua_pushcclosure(L, method, 2);
+}
+
+/* Lets the records of the last chunk go and takes the next one; false at the end. */
+static bool next_chunk(lua_State *L, struct scanner *scanner) {
+    scanner->chunk = NULL;
+    lua_pushnil(L);
+    lua_setiuservalue(L, 1, RECORDS);
+    if (scanner->outstanding > scanner->most) {
+        lua_gc(L, LUA_GCCOLLECT);
+        /* Where records are kept, or the collector has much to do, it is called less often. */
+        size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024;
+        scanner->most = 2 * scanner->outstanding + heap / 4;
+        if (scanner->most < OUTSTANDING) scanner->most = OUTSTANDING;
+    }
+    int top = lua_gettop(L);
+    struct box *box = lua_newuserdatauv(L, sizeof *box, 1);
+    *box = (struct box){.first = scanner->number + 1};
+    luaL_setmetatable(L, CHUNK);
+    lua_pushvalue(L, 1);
+    lua_setiuservalue(L, -2, 1);
+    lua_createtable(L, 0, 3);
+    push_method(L, record_index, top + 1);
+    lua_setfield(L, -2, "__index");
+    push_method(L, record_pairs, top + 1);
+    lua_setfield(L, -2, "__pairs");
+    int result = chunks_next(&scanner->chunks, &box->chunk);
+    if (result == LINES_FAILED) {
+        int error = errno;
+        box->chunk = NULL;
+        jsonl_raise(L, path_of(L, 1), error, scanner->chunks.offset + scanner->chunks.held);
+    }
+    if (result == LINES_END) {
+        box->chunk = NULL;
+        close_chunks(L, 1, scanner);
+        return false;
+    }
+    scanner->outstanding += chunk_size(box->chunk);
+    scanner->chunk = box->chunk;
+    scanner->next = 0;
+    lua_setiuservalue(L, 1, RECORDS);
+    lua_settop(L, top);
+    return true;
+}
+
+/* record.error = "<path>:<line>: <what>" and what goes with it, in the record at stack index 2. */
+static void set_error(lua_State *L, struct scanner *scanner, const struct chunk_line *line) {
+    lua_Integer position = (lua_Integer)line->error_at + 1;
+    const char *path = path_of(L, 1);
+    if (line->kind == CHUNK_TOO_LONG) {
+        jsonl_push_too_long(L, scanner->look.max_line);
+    } else if (line->kind == CHUNK_BLANK) {
+        lua_pushboolean(L, 1);
+        lua_setfield(L, 2, "blank");
+        lua_pushliteral(L, "empty line");
+    } else {
+        lua_pushinteger(L, position);
+        lua_setfield(L, 2, "error_at");
+        lua_pushfstring(L, "byte %I: %s", position, line->message);
+    }
+    lua_pushfstring(L, "%s:%I: %s", path, scanner->number, lua_tostring(L, -1));
+    lua_setfield(L, 2, "error");
+    lua_settop(L, 2);
+}
+
+/* Upvalues: the metatable of scanners, "number", "offset", "is_json", "is_usual". */
+static int scanner_next(lua_State *L) {
+    struct scanner *scanner = lua_touserdata(L, 1);
+    if (!scanner || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(1)))
+        scanner = luaL_checkudata(L, 1, SCANNER);
+    lua_settop(L, 1);
+    while (!scanner->chunk || scanner->next == scanner->chunk->line_count)
+        if (scanner->chunks.fd < 0 || !next_chunk(L, scanner))
+            return lua_pushnil(L), 1; /* at the end, it has closed itself */
+    const struct chunk_line *line = &scanner->chunk->lines[scanner->next++];
+    scanner->number++;
+    lua_createtable(L, 0, 4);
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_pushinteger(L, scanner->number);
+    lua_rawset(L, 2);
+    lua_pushvalue(L, lua_upvalueindex(3));
+    lua_pushinteger(L, (lua_Integer)scanner->chunk->offset + (lua_Integer)line->at);
+    lua_rawset(L, 2);
+    for (int i = 0; i < 2; i++) {
+        if (!(i ? line->is_usual : line->is_json)) continue;
+        lua_pushvalue(L, lua_upvalueindex(4 + i));
+        lua_pushboolean(L, 1);
+        lua_rawset(L, 2);
+    }
+    if (line->kind != CHUNK_GOOD) set_error(L, scanner, line);
+    lua_getiuservalue(L, 1, RECORDS);
+    lua_setmetatable(L, 2);
+    return 1;
+}
+
+static int close_scanner(lua_State *L) {
+    close_chunks(L, 1, luaL_checkudata(L, 1, SCANNER));
+    return 0;
+}
+
+void jsonl_open_scan(lua_State *L) {
+    static const luaL_Reg methods[] = {{"close", close_scanner},
+                                       {"__close", close_scanner},
+                                       {"__gc", close_scanner},
+                                       {NULL, NULL}};
+    static const char *const names[] = {"number", "offset", "is_json", "is_usual"};
+    luaL_newmetatable(L, SCANNER);
+    luaL_setfuncs(L, methods, 0);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -2, "__index");
+    lua_pushvalue(L, -1);
+    for (int i = 0; i < 4; i++) lua_pushstring(L, names[i]);
+    lua_pushcclosure(L, scanner_next, 5);
+    lua_setfield(L, -2, "__call");
+    luaL_newmetatable(L, CHUNK);
+    lua_pushcfunction(L, free_box);
+    lua_setfield(L, -2, "__gc");
+    lua_pop(L, 2);
+}

@@ -1,0 +1,187 @@
+-- The records of jsonl.scan: made when they are asked for, on any number of threads.
+local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
+local jsonl_files = require "jsonl_files"
+local support = require "support"
+
+local file_with = jsonl_files.file_with
+
+local function all_records(...)
+  local found = {}
+  for record in assert(jsonl.scan(...)) do found[#found + 1] = record end
+  return found
+end
+
+describe("a record of jsonl.scan", function()
+  it("makes fields when they are asked for, and the same ones again", function()
+    local dir <close> = file_with('{"a": [1], "b": null, "c": "' .. ("x"):rep(100) .. '", "d": 7}\n')
+    local record = all_records(dir.file, { a = "/a", b = "/b", c = "/c", d = "/d", e = "/e" })[1]
+    assert.is_nil(rawget(record, "a"))
+    local list = record.a
+    list[2] = "mine"
+    assert.equal(list, record.a)
+    record.d = 8
+    assert.equal(8, record.d)
+    assert.is_nil(record.e)
+    assert.is_nil(record.nothing)
+    assert.is_nil(record[1])
+    local all = {}
+    for name, value in pairs(record) do all[name] = value end
+    assert.same({ number = 1, offset = 0, length = 138, text = '{"a": [1], "b": null, "c": "' .. ("x"):rep(100)
+      .. '", "d": 7}', a = { 1, "mine" }, b = json.null, c = ("x"):rep(100), d = 8 }, all)
+  end)
+
+  it("lets records outlive the loop, the chunk and the scanner", function()
+    local lines = {}
+    for i = 1, 3000 do lines[i] = ('{"n": %d, "pad": "%s"}'):format(i, ("p"):rep(i % 700)) end
+    local dir <close> = file_with(table.concat(lines, "\n"))
+    local kept = {}
+    do
+      local records <close> = assert(jsonl.scan(dir.file, { n = "/n", pad = "/pad" }))
+      for record in records do
+        if record.number % 7 == 0 then kept[#kept + 1] = record end
+        if record.number % 500 == 0 then collectgarbage() end
+      end
+    end
+    collectgarbage()
+    for i, record in ipairs(kept) do
+      assert.equal(lines[i * 7], record.text)
+      assert.equal(i * 7, record.n)
+      assert.equal(i * 7 % 700, #record.pad)
+    end
+  end)
+
+  it("knows a record's line whichever of number and offset somebody has written over", function()
+    local dir <close> = file_with('{"n": 1}\n{"n": 2}\n{"n": 3}\n')
+    local one, two, three = table.unpack(all_records(dir.file, { n = "/n" }))
+    one.number = 3
+    two.offset = "x"
+    three.number, three.offset = -1, -1
+    assert.equal(1, one.n)
+    assert.equal(2, two.n)
+    assert.is_nil(three.n)
+    assert.is_nil(three.text)
+  end)
+
+  it("hands records that are misused no memory that is not theirs", function()
+    local dir <close> = file_with('{"n": 1}\n')
+    local meta = getmetatable(all_records(dir.file, { n = "/n" })[1])
+    for _, other in ipairs { {}, { number = 1 << 62, offset = 1 << 62 }, { number = math.mininteger },
+      { offset = -9 } } do
+      assert.is_nil(meta.__index(other, "n"))
+    end
+    assert.has_error(function() return meta.__index("x", "n") end)
+    assert.has_error(function() jsonl.write(io.stdout, {}) end)
+    assert.has_error(function() getmetatable(assert(jsonl.scan(dir.file, {}))).__call(io.stdout) end)
+  end)
+
+  it("writes a record's own bytes", function()
+    local dir <close> = file_with(' {"n": 1}\t\r\nno JSON\n' .. ("x"):rep(50) .. '\n{"n": 4}')
+    do
+      local out <close> = assert(io.open(dir.path .. "/out", "wb"))
+      for record in assert(jsonl.scan(dir.file, { n = "/n" }, { max_line = 40 })) do
+        if record.number == 3 then
+          assert.has_error(function() jsonl.write(out, record) end) -- it is not there
+        else
+          if record.number == 4 then record.text = "mine" end
+          assert.is_true(jsonl.write(out, record))
+        end
+      end
+      out:close()
+      assert.has_error(function() jsonl.write(out, { text = "x" }) end)
+    end
+    assert.equal(' {"n": 1}\t\nno JSON\nmine\n', support.read(dir.path .. "/out"))
+    local full <close> = assert(io.open("/dev/full", "wb"))
+    full:setvbuf "no"
+    for record in assert(jsonl.scan(dir.file, {})) do
+      assert.equal("ENOSPC", select(3, jsonl.write(full, record)))
+    end
+  end)
+
+  it("tells which strings hold JSON, and which lines are as usual", function()
+    local cases = { -- a, b: is_json, is_usual
+      { [["{}"]], "1", true, true }, { [[" \n[1, \"x\"]\t\r"]], "1", true, true }, { [["\u000b1\f"]], "1", true, true },
+      { [["\u00a01"]], "1", nil, true }, { [["{} x"]], "1", nil, true }, { [["{\"a\":\"\\ud800\"}"]], "1", nil, true },
+      { [[""]], "1", nil, true }, { "{}", "1", nil, true }, { [["1e999"]], "1", true, true },
+      { [["1"]], "1.0", true, nil }, { [["1"]], '"1"', true, nil }, { [["1"]], "null", true, nil },
+      { [["\ud800"]], "1", nil, nil }, { "null", "1", nil, true },
+    }
+    local lines = {}
+    for i, case in ipairs(cases) do lines[i] = ('{"a": %s, "b": %s, "n": null}'):format(case[1], case[2]) end
+    lines[#lines + 1] = '{"a": "1", "b": 1}'
+    lines[#lines + 1] = '{"a": "1", "n": 0, "b": 1}'
+    lines[#lines + 1] = '{"a": "1", "n": null}'
+    local dir <close> = file_with(table.concat(lines, "\n"))
+    local fields, options = { a = "/a", b = "/b", n = "/n" }, { json = "a", usual = { b = 1, n = json.null } }
+    local records = all_records(dir.file, fields, options)
+    for i, case in ipairs(cases) do
+      assert.equal(case[3], records[i].is_json, lines[i])
+      assert.equal(case[4], records[i].is_usual, lines[i])
+    end
+    assert.same({ true, nil, nil }, { records[#cases + 1].is_usual, records[#cases + 2].is_usual,
+      records[#cases + 3].is_usual })
+    for _, wrong in ipairs { { json = "x" }, { json = 1 }, { json = "text" }, { usual = 1 }, { usual = { x = 1 } },
+      { usual = { a = 1.5 } }, { usual = { a = 'x"' } }, { usual = { "a" } }, { text = true } } do
+      assert.has_error(function() jsonl.scan(dir.file, fields, wrong) end)
+    end
+  end)
+
+  it("hands on what comes through a pipe when it is there", function()
+    local dir <close> = support.tmpdir()
+    assert(os.execute("mkfifo " .. dir.path .. "/pipe"))
+    -- The second line is written when the first one has been seen.
+    local writer = [[{ echo '{"n":1}'; until [ -e DIR/seen ]; do sleep 0.01; done; printf '{"n":2}'; } >DIR/pipe &]]
+    assert(os.execute((writer:gsub("DIR", dir.path))))
+    local seen = {}
+    for record in assert(jsonl.scan(dir.path .. "/pipe", { n = "/n" })) do
+      seen[#seen + 1] = record.n
+      support.write(dir.path .. "/seen", "")
+    end
+    assert.same({ 1, 2 }, seen)
+  end)
+
+  it("comes to the same with any number of threads", function()
+    local dir <close> = support.tmpdir()
+    math.randomseed(6)
+    do
+      local file <close> = assert(io.open(dir.path .. "/in", "wb"))
+      for i = 1, 6000 do
+        local kind = i % 41
+        file:write(kind == 0 and "broken" or kind == 1 and "" or kind == 2 and (" "):rep(3)
+          or ('{"id": "r-%d", "x": "%s"}'):format(i % 5000, ("\\u00e9"):rep(math.random(60))))
+        if i % 1000 == 0 then file:write(("z"):rep(600000)) end -- longer than a chunk
+        file:write(i % 3 == 0 and "\r\n" or "\n")
+      end
+    end
+    local chunk = [[
+      local jsonl = require "obatch.jsonl"
+      local path, out = {}, {}
+      local other = assert(jsonl.scan(..., { x = "/x" }, { max_line = 500 })) -- two at a time
+      for record in assert(jsonl.scan(..., { id = "/id", x = "/x" }, { max_line = 620000, json = "x" })) do
+        local second = other()
+        out[#out + 1] = ("%d %d %d %s %s %d %s %s"):format(record.number, record.offset, record.length, record.id,
+          record.error, #(record.x or ""), second.error, second.offset == record.offset and second.x == record.x)
+        if record.number % 2000 == 0 then assert(os.execute "true") io.popen("true"):close() end
+        if record.number == 100 then
+          for _ in jsonl.scan(..., { id = "/id" }) do break end -- closed in the middle
+        end
+      end
+      assert(other() == nil)
+      local index <close> = assert(jsonl.index(..., "/id"))
+      out[#out + 1] = ("%d %d %d"):format(index.count, index.duplicates, index:find "r-4999")
+      for i = 1, index.count, 97 do out[#out + 1] = index:id(i) .. " " .. table.concat({ index:at(i) }, " ") end
+      print(table.concat(out, "\n"))
+    ]]
+    local outputs = {}
+    for i, threads in ipairs { 1, 2, 4 } do
+      support.write(dir.path .. "/chunk.lua", chunk)
+      local code, out, err = support.shell(("OBATCH_THREADS=%d %s run %s/chunk.lua %s/in"):format(threads,
+        support.quote(support.binary), dir.path, dir.path))
+      assert.equal(0, code, err)
+      outputs[i] = out
+    end
+    assert.truthy(#outputs[1] > 100000)
+    assert.equal(outputs[1], outputs[2])
+    assert.equal(outputs[1], outputs[3])
+  end)
+end)
