@@ -4,6 +4,8 @@
 #include "obatch.h"
 #include "options.h"
 
+#include <stdlib.h>
+
 #define READER "obatch.jsonl.reader"
 
 size_t jsonl_max_line(lua_State *L, int index, const char *const known[]) {
@@ -31,29 +33,35 @@ static const char *path_of(lua_State *L, int index) {
 
 /* ---- open: a reader ---- */
 
+struct reader {
+    struct lines lines;
+    char *found;        /* the line that at() found last; its memory is used again */
+    size_t room, usual; /* `usual`: how much is read at first */
+};
+
 /* open(path [, { max_line = bytes }]) -> reader */
 static int jsonl_open(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
     size_t max_line = jsonl_max_line(L, 2, NULL);
-    struct lines *lines = lua_newuserdatauv(L, sizeof *lines, 1);
-    *lines = (struct lines){.fd = -1};
+    struct reader *reader = lua_newuserdatauv(L, sizeof *reader, 1);
+    *reader = (struct reader){.lines.fd = -1, .usual = JSONL_BLOCK < 4096 ? JSONL_BLOCK : 4096};
     luaL_setmetatable(L, READER);
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, -2, 1);
-    int error = lines_open(lines, path, max_line);
+    int error = lines_open(&reader->lines, path, max_line);
     return error ? obatch_fail_errno(L, path, error) : 1;
 }
 
-static struct lines *check_reader(lua_State *L) {
-    struct lines *lines = luaL_checkudata(L, 1, READER);
-    luaL_argcheck(L, lines->fd >= 0, 1, "the reader is closed");
-    return lines;
+static struct reader *check_reader(lua_State *L) {
+    struct reader *reader = luaL_checkudata(L, 1, READER);
+    luaL_argcheck(L, reader->lines.fd >= 0, 1, "the reader is closed");
+    return reader;
 }
 
 /* { text =, number = from 1, offset = bytes from 0 }, with `error` instead of `text` for a line
  * that is too long. */
 static int reader_next(lua_State *L) {
-    struct lines *lines = check_reader(L);
+    struct lines *lines = &check_reader(L)->lines;
     struct line line;
     int result = lines_next(lines, &line);
     if (result == LINES_FAILED) {
@@ -84,50 +92,69 @@ static int reader_lines(lua_State *L) {
     return 2;
 }
 
+/* Reads the line that starts at an offset into reader->found, and its length without the line end
+ * into *length, which is beyond max_line where it is too long. 0, ENOENT when there is none, or
+ * what pread says. */
+static int find_line(struct reader *reader, uint64_t offset, size_t *length) {
+    const size_t max_line = reader->lines.max_line;
+    size_t held = 0, block = reader->usual;
+    for (;;) {
+        if (reader->room < held + block) {
+            char *found = realloc(reader->found, held + block);
+            if (!found) return ENOMEM;
+            reader->found = found;
+            reader->room = held + block;
+        }
+        ptrdiff_t n = lines_pread(reader->lines.fd, reader->found + held, block, offset + held);
+        if (n < 0) return errno;
+        char *newline = memchr(reader->found + held, '\n', (size_t)n);
+        held += newline ? (size_t)(newline - (reader->found + held)) : (size_t)n;
+        if (newline || (size_t)n < block) {
+            *length = held - (newline && held > 0 && reader->found[held - 1] == '\r');
+            return !newline && held == 0 ? ENOENT : 0;
+        }
+        *length = held;
+        if (held > max_line + 1) return 0;
+        block = block * 4 < JSONL_BLOCK ? block * 4 : JSONL_BLOCK;
+    }
+}
+
 /* The line that starts at an offset, by pread: the position of lines() stays where it is. */
 static int reader_at(lua_State *L) {
-    struct lines *lines = check_reader(L);
+    struct reader *reader = check_reader(L);
     lua_Integer offset = luaL_checkinteger(L, 2);
     luaL_argcheck(L, offset >= 0, 2, "negative offset");
     const char *path = path_of(L, 1);
-    luaL_Buffer buffer;
-    luaL_buffinit(L, &buffer);
-    size_t length = 0, block = JSONL_BLOCK < 4096 ? JSONL_BLOCK : 4096;
-    for (;;) {
-        char *to = luaL_prepbuffsize(&buffer, block);
-        ptrdiff_t n = lines_pread(lines->fd, to, block, (uint64_t)offset + length);
-        if (n < 0) {
-            int error = errno;
-            return obatch_fail_errno(L, path, error);
-        }
-        char *newline = memchr(to, '\n', (size_t)n);
-        size_t more = newline ? (size_t)(newline - to) : (size_t)n;
-        luaL_addsize(&buffer, more);
-        length += more;
-        if (newline) {
-            bool crlf = length > 0 && luaL_buffaddr(&buffer)[length - 1] == '\r';
-            luaL_buffsub(&buffer, crlf);
-            length -= crlf;
-            if (length <= lines->max_line) break;
-        } else if ((size_t)n < block && length <= lines->max_line) {
-            if (length > 0) break;
-            return obatch_fail(L, "NOT_FOUND",
-                               lua_pushfstring(L, "%s: no line at byte %I", path, offset));
-        }
-        if (length > lines->max_line + 1 || newline || (size_t)n < block) {
-            jsonl_push_too_long(L, lines->max_line);
-            return obatch_fail(L, "TOO_BIG",
-                               lua_pushfstring(L, "%s: the line at byte %I is %s", path, offset,
-                                               lua_tostring(L, -1)));
-        }
-        if (block < JSONL_BLOCK) block *= 4;
+    size_t length = 0;
+    int error = find_line(reader, (uint64_t)offset, &length);
+    if (error == ENOENT)
+        return obatch_fail(L, "NOT_FOUND",
+                           lua_pushfstring(L, "%s: no line at byte %I", path, offset));
+    if (error) return obatch_fail_errno(L, path, error);
+    if (length > reader->lines.max_line) {
+        jsonl_push_too_long(L, reader->lines.max_line);
+        return obatch_fail(
+            L, "TOO_BIG",
+            lua_pushfstring(L, "%s: the line at byte %I is %s", path, offset, lua_tostring(L, -1)));
     }
-    luaL_pushresult(&buffer);
+    lua_pushlstring(L, reader->found, length);
+    /* The next line asked for will be about as long. */
+    reader->usual = length + length / 8 + 64;
+    if (reader->usual > JSONL_BLOCK) reader->usual = JSONL_BLOCK;
+    if (reader->room > 2 * JSONL_BLOCK) {
+        free(reader->found);
+        reader->found = NULL;
+        reader->room = 0;
+    }
     return 1;
 }
 
 static int close_reader(lua_State *L) {
-    lines_close(luaL_checkudata(L, 1, READER));
+    struct reader *reader = luaL_checkudata(L, 1, READER);
+    lines_close(&reader->lines);
+    free(reader->found);
+    reader->found = NULL;
+    reader->room = 0;
     return 0;
 }
 

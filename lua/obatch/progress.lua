@@ -288,9 +288,15 @@ function progress.over(records, name, path)
   if not current or current.is_quiet then return records end
   local stage = current:stage(("%s %s"):format(name, path:match("[^/]*$")),
     { total = (fs.stat(path) or {}).size, unit = "bytes" })
+  local step, due = stage.step, 0
   return function()
     local record = records()
-    if record then stage:update(record.offset) else finish(stage) end
+    if not record then
+      finish(stage)
+    elseif record.offset >= due then
+      stage:update(record.offset)
+      due = record.offset + step
+    end
     return record
   end
 end
