@@ -15,9 +15,9 @@ local openai = require "obatch.openai"
 local policy = require "obatch.policy"
 local progress = require "obatch.progress"
 local request = require "obatch.request"
+local requests = require "obatch.requests"
 local submission = require "obatch.submission"
 local suggestion = require "obatch.suggestion"
-local tokens = require "obatch.tokens"
 
 local parser = cli.parser("correction_loop", "Sends a file of Batch API requests, judges every answer, and resends "
   .. "exactly what failed, until each request has a good answer or a recorded reason why not.")
@@ -72,22 +72,22 @@ end
 
 local progress_line <close> = progress.new { quiet = args.quiet }
 local function log(line) progress_line:say(line) end
-local summary, faults, kind = request.check_file(args.original_requests, args.max_requests, args.max_bytes)
+local file <close>, faults, kind = requests.read(args.original_requests, args.max_requests, args.max_bytes)
 progress.hide()
 if kind == "INTERRUPTED" then return cli.stopped("interrupted", kind) end
-if not summary then
+if not file then
   for _, fault in ipairs(faults) do io.stderr:write(fault, "\n") end
   return cli.fail(2, "%s cannot be sent: %d fault%s, listed above; nothing was submitted", args.original_requests,
     #faults, #faults == 1 and "" or "s")
 end
 
-for _, group in ipairs(summary.groups) do
+for _, group in ipairs(file.groups) do
   local ok, unpriced = ceilings:check_model(group.model)
   if not ok then return cli.fail(2, "%s", unpriced) end
 end
 
 local function describe_plan()
-  for _, group in ipairs(summary.groups) do
+  for _, group in ipairs(file.groups) do
     print(("%d requests (%d bytes) for %s on %s, in %d batch%s"):format(group.requests, group.bytes, group.model,
       group.url, group.batches, group.batches == 1 and "" or "es"))
   end
@@ -95,12 +95,8 @@ end
 --- What the requests may take, and how many of them the budget lets through.
 local function describe_cost()
   local purse, count, fitting, tokens_in, tokens_out, cost = ceilings:purse(), 0, 0, 0, 0, 0
-  local reader <close> = assert(jsonl.open(args.original_requests))
-  local stage = progress.stage("estimating", { total = summary.bytes, unit = "bytes" })
-  for line in reader:lines() do
-    stage:update(line.offset)
-    local _, model = request.group(line.text)
-    local input, limit = tokens.request(line.text, model)
+  for ordinal = 1, file.index.count do
+    local _, model, input, limit = file:takes_of(ordinal)
     local estimate_in, estimate_out, usd = purse:estimate(model, input, limit)
     tokens_in, tokens_out, cost = tokens_in + estimate_in, tokens_out + estimate_out, cost and usd and cost + usd
     count = count + 1
@@ -141,8 +137,8 @@ if not api then return cli.fail(2, "%s", problem) end
 local failed = decided and decide(log)
 if failed then return failed end
 local result, reason, code = loop.run {
-  base_dir = args.base_dir, original = args.original_requests, initial_ids = args.initial_ids, rules = rules,
-  api = api, log = log, poll_wait = args.poll_wait, max_iterations = args.max_iterations,
+  base_dir = args.base_dir, original = args.original_requests, requests = file, initial_ids = args.initial_ids,
+  rules = rules, api = api, log = log, poll_wait = args.poll_wait, max_iterations = args.max_iterations,
   max_requests = args.max_requests, max_bytes = args.max_bytes, budget = ceilings,
   delete_remote = args.delete_remote_files, output_expires_after = args.output_expires_after,
 }

@@ -53,6 +53,19 @@ static int push_stat(lua_State *L, const struct stat *info) {
     return 1;
 }
 
+/* state(path) -> a word that is another one when the file was replaced or written to since, as far
+ * as the clock of its file system can tell */
+static int fs_state(lua_State *L) {
+    const char *path = obatch_check_path(L, 1);
+    struct stat info;
+    if (stat(path, &info) != 0) return obatch_fail_errno(L, path, errno);
+    lua_pushfstring(L, "%I:%I:%I:%I.%I:%I.%I", (lua_Integer)info.st_dev, (lua_Integer)info.st_ino,
+                    (lua_Integer)info.st_size, (lua_Integer)info.st_mtim.tv_sec,
+                    (lua_Integer)info.st_mtim.tv_nsec, (lua_Integer)info.st_ctim.tv_sec,
+                    (lua_Integer)info.st_ctim.tv_nsec);
+    return 1;
+}
+
 /* fs.stat(path) -> { type = "file"|"dir"|"other", size = bytes, mtime = seconds (float),
  * mode = permission bits } | nil, message, CODE. Follows links. */
 static int fs_stat(lua_State *L) {
@@ -407,6 +420,7 @@ int luaopen_obatch_fs(lua_State *L) {
         {"sha256", fs_sha256},
         {"sha256_text", fs_sha256_text},
         {"stat", fs_stat},
+        {"state", fs_state},
         {"sync", fs_sync},
         {"walk", fs_walk},
         {"write", fs_write},

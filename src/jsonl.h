@@ -13,6 +13,18 @@ size_t jsonl_max_line(lua_State *L, int index, const char *const known[]);
 /* "longer than N bytes" */
 void jsonl_push_too_long(lua_State *L, size_t max_line);
 
+/* Where a line of an index stands. */
+struct jsonl_span {
+    const char *path; /* of the index's file; belongs to the index */
+    int fd;
+    uint64_t offset;
+    size_t length; /* without its newline */
+};
+
+/* The line with an ordinal in the index at a stack index; another argument, or no such line, is an
+ * error of the caller. 0, or an errno: ESTALE when the file is not what was indexed. */
+int jsonl_index_span(lua_State *L, int index, int ordinal, struct jsonl_span *span);
+
 /* The world failed in the middle of a loop, which has no other way to say so: raises, with so many
  * bytes read. */
 int jsonl_raise(lua_State *L, const char *path, int error, uint64_t bytes);

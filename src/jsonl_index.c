@@ -6,6 +6,7 @@
 #include "obatch.h"
 
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define INDEX "obatch.jsonl.index"
@@ -18,7 +19,8 @@ struct entry {
 };
 
 struct index {
-    int fd; /* -1: closed */
+    int fd;             /* -1: closed */
+    struct stat status; /* of the file, before it was read */
     struct entry *entries;
     size_t count, capacity;
     uint32_t *slots; /* ordinals, 0 where free; linear probing, at most 7/8 full */
@@ -145,7 +147,8 @@ static uint32_t find_id(struct index *index, const char *id, size_t length, uint
         size_t other_length = 0;
         *error = read_id(index, entry, &other, &other_length);
         if (*error) return 0;
-        if (other && length == other_length && memcmp(id, other, length) == 0) return index->slots[slot];
+        if (other && length == other_length && memcmp(id, other, length) == 0)
+            return index->slots[slot];
     }
     return 0;
 }
@@ -235,7 +238,7 @@ int jsonl_index(lua_State *L) {
     int error = chunks_open(&chunks, path, &look);
     if (error) return obatch_fail_errno(L, path, error);
     index->fd = chunks.fd; /* to read ids and lines */
-    error = build(index, &chunks);
+    error = fstat(index->fd, &index->status) != 0 ? errno : build(index, &chunks);
     chunks.fd = -1;
     chunks_close(&chunks);
     lua_settop(L, 1);
@@ -311,6 +314,23 @@ static int index_id(lua_State *L) {
     if (error) return fail_index(L, error);
     lua_pushlstring(L, id, length);
     return 1;
+}
+
+int jsonl_index_span(lua_State *L, int at, int ordinal, struct jsonl_span *span) {
+    const struct index *index = luaL_checkudata(L, at, INDEX);
+    lua_Integer number = luaL_checkinteger(L, ordinal);
+    struct stat now;
+    luaL_argcheck(L, index->fd >= 0, at, "the index is closed");
+    luaL_argcheck(L, number >= 1 && (lua_Unsigned)number <= index->count, ordinal, "no such line");
+    const struct entry *entry = &index->entries[number - 1];
+    lua_getiuservalue(L, at, 1);
+    *span = (struct jsonl_span){lua_tostring(L, -1), index->fd, entry->offset, entry->length};
+    lua_pop(L, 1);
+    if (fstat(span->fd, &now) != 0) return errno;
+    bool same = now.st_size == index->status.st_size &&
+                now.st_mtim.tv_sec == index->status.st_mtim.tv_sec &&
+                now.st_mtim.tv_nsec == index->status.st_mtim.tv_nsec;
+    return same ? 0 : ESTALE;
 }
 
 static int index_length(lua_State *L) {

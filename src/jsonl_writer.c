@@ -304,6 +304,42 @@ static int writer_raw(lua_State *L) {
     return line_done(L, writer, size);
 }
 
+/* Bytes of another file, read straight into the buffer. */
+static int emit_from(struct writer *writer, int fd, uint64_t offset, size_t length) {
+    while (length > 0) {
+        if (writer->buffered == JSONL_BLOCK && flush(writer)) return writer->broken;
+        char *to = writer->buffer + writer->buffered;
+        size_t room = JSONL_BLOCK - writer->buffered, wanted = length < room ? length : room;
+        ptrdiff_t n = lines_pread(fd, to, wanted, offset);
+        if (n < 0) return writer->broken = errno;
+        if ((size_t)n < wanted) return writer->broken = ESTALE;
+        digest_update(&writer->sha, to, wanted);
+        writer->buffered += wanted;
+        offset += wanted;
+        length -= wanted;
+    }
+    return 0;
+}
+
+/* copy(index, ordinal): the same with a line of a jsonl.index, whose bytes do not pass through Lua.
+ * Also "CHANGED": the file is not what was indexed. */
+static int writer_copy(lua_State *L) {
+    struct writer *writer = check_writer(L);
+    struct jsonl_span span;
+    int error = jsonl_index_span(L, 2, 3, &span);
+    lua_Integer size = (lua_Integer)span.length + 1;
+    int results = error ? 0 : refuse_line(L, writer, size);
+    if (results) return results;
+    if (!error) error = emit_from(writer, span.fd, span.offset, span.length);
+    if (error == ESTALE) {
+        lua_pushfstring(L, "%s has changed since it was indexed", span.path);
+        return obatch_fail(L, "CHANGED", lua_tostring(L, -1));
+    }
+    if (error && !writer->broken) return obatch_fail_errno(L, span.path, error);
+    if (!error) emit(writer, "\n", 1);
+    return line_done(L, writer, size);
+}
+
 /* An image could not be read to its end: the file ends with the last whole line again. */
 static int take_back(lua_State *L, struct writer *writer, const struct image *image, int error) {
     writer->buffered = 0;
@@ -394,8 +430,8 @@ static int writer_get(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"close", close_writer},   {"commit", writer_commit}, {"put", writer_put}, {"raw", writer_raw},
-    {"__close", close_writer}, {"__gc", close_writer},    {NULL, NULL},
+    {"close", close_writer}, {"commit", writer_commit}, {"put", writer_put},    {"raw", writer_raw},
+    {"copy", writer_copy},   {"__close", close_writer}, {"__gc", close_writer}, {NULL, NULL},
 };
 
 static const luaL_Reg image_methods[] = {

@@ -35,6 +35,19 @@ describe("fs", function()
       assert.equal("other", fs.stat("/dev/null").type)
     end)
 
+    it("has a word for the state of a file, another one for each that it was in", function()
+      local seen, path = {}, dir.path .. "/state"
+      for _, command in ipairs { "echo a >F", "echo b >F", "echo bb >F", "cp -p F G; mv G F",
+        "cp -p F G; echo cc >F; touch -r G F" } do
+        os.execute("sleep 0.02; " .. command:gsub("[FG]", { F = path, G = path .. "2" }))
+        local state = assert(fs.state(path))
+        assert.is_nil(seen[state], command)
+        assert.equal(state, fs.state(path))
+        seen[state] = true
+      end
+      assert.equal("ENOENT", select(3, fs.state(dir.path .. "/none")))
+    end)
+
     it("names the missing path and gives the errno name", function()
       local stat, message, code = fs.stat(dir.path .. "/none")
       assert.is_nil(stat)

@@ -55,6 +55,43 @@ describe("jsonl.create", function()
     assert.equal(2, writer.lines)
   end)
 
+  it("copies lines of an indexed file as they stand there", function()
+    local dir <close> = support.tmpdir()
+    local lines, source = {}, dir.path .. "/source"
+    for i = 1, 9 do lines[i] = ('{ "id" : "%d", "x":"%s"}'):format(i, ("x"):rep(i * BLOCK // 4)) end
+    support.write(source, table.concat(lines, "\r\n"))
+    local index <close> = assert(jsonl.index(source, "/id"))
+    local writer <close> = assert(jsonl.create(dir.path .. "/a", { max_lines = 5, max_bytes = 4 * BLOCK }))
+    for _, ordinal in ipairs { 9, 1, 2 } do assert.is_true(writer:copy(index, ordinal)) end
+    assert.equal("FULL", refusal(writer:copy(index, 9)))
+    assert.is_true(writer:raw "{}" and writer:copy(index, 1))
+    assert.equal("FULL", refusal(writer:copy(index, 1)))
+    local facts = assert(writer:commit())
+    local expected = table.concat({ lines[9], lines[1], lines[2], "{}", lines[1], "" }, "\n")
+    assert.is_true(support.read(dir.path .. "/a") == expected)
+    assert.same({ lines = 5, bytes = #expected, sha256 = fs.sha256_text(expected) }, facts)
+    assert.has_error(function() writer:copy(index, 1) end)
+  end)
+
+  it("copies nothing of a file that has changed since it was indexed", function()
+    for _, change in ipairs { '{"id":"1"}\n{"id":"3"}', '{"id":"1"}', "" } do
+      local dir <close> = file_with '{"id":"1"}\n{"id":"2"}'
+      local index <close> = assert(jsonl.index(dir.file, "/id"))
+      local writer <close> = assert(jsonl.create(dir.path .. "/a"))
+      assert.has_error(function() writer:copy(index, 3) end)
+      assert.is_true(writer:copy(index, 2))
+      local before = fs.state(dir.file)
+      repeat
+        local file <close> = assert(io.open(dir.file, "r+"))
+        file:write(change)
+        file:flush()
+        if change == "" then file:write "\n" end
+      until fs.state(dir.file) ~= before -- the clock of the file system goes in steps
+      local ok, message, code = writer:copy(index, 1)
+      assert.same({ nil, dir.file .. " has changed since it was indexed", "CHANGED" }, { ok, message, code })
+    end
+  end)
+
   it("writes lines of every size", function()
     math.randomseed(5)
     local dir <close> = support.tmpdir()

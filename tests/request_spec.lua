@@ -1,10 +1,7 @@
--- Request files are checked whole before anything is spent; retries change what they must and no
--- other byte.
+-- Retries change what they must of a request, and no other byte.
 local json = require "obatch.json"
 local request = require "obatch.request"
-local support = require "support"
 
-local MAX_REQUESTS, MAX_BYTES = 50000, 200 * 1000 * 1000
 local RULE = { factor = 2, floor = 4096, cap = 32768 }
 local CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 
@@ -12,129 +9,6 @@ local CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 local function line(id, more, url)
   return ('{"custom_id":"%s","method":"POST","url":"%s","body":{"model":"m"%s}}'):format(id, url or CHAT, more or "")
 end
-
---- request.check_file of a file with these bytes; messages speak of it as "FILE".
-local function check(content, max_requests, max_bytes)
-  local dir <close> = support.tmpdir()
-  local path = dir.path .. "/requests.jsonl"
-  support.write(path, content)
-  local summary, faults = request.check_file(path, max_requests or MAX_REQUESTS, max_bytes or MAX_BYTES)
-  for i, fault in ipairs(faults or {}) do faults[i] = fault:gsub(path:gsub("%p", "%%%0"), "FILE") end
-  return summary, faults
-end
-
---- The only fault of a file whose second line is `bad`, without the file, the line and the id.
-local function fault_of(bad, ...)
-  local summary, faults = check(line "first" .. "\n" .. bad .. "\n" .. line "last" .. "\n", ...)
-  assert.is_nil(summary)
-  assert.equal(1, #faults, table.concat(faults, "\n"))
-  local sentence = faults[1]:match "^FILE:2: (.*)"
-  return (sentence:gsub("^custom_id '%w*': ", ""))
-end
-
-describe("a request file", function()
-  it("is counted by model and endpoint, in batches as the limits cut them", function()
-    local one = line "1"
-    local size = #one + 1
-    local lines = { one, line "2", line("3", "", RESPONSES), line "4", line "5", line "6", "" }
-    local content = table.concat(lines, "\n")
-    local summary = assert(check(content, 2, MAX_BYTES))
-    assert.same({ 6, #content }, { summary.requests, summary.bytes })
-    local chat, responses = table.unpack(summary.groups)
-    assert.same({ CHAT, "m", 5, 5 * size, 3 }, { chat.url, chat.model, chat.requests, chat.bytes, chat.batches })
-    assert.same({ RESPONSES, 1, 1 }, { responses.url, responses.requests, responses.batches })
-    assert.equal(2, check(content, MAX_REQUESTS, 3 * size).groups[1].batches)
-    assert.equal(3, check(content, MAX_REQUESTS, 3 * size - 1).groups[1].batches)
-    assert.equal(1, check(content, 5, 5 * size).groups[1].batches)
-  end)
-
-  it("may end without a newline, use CRLF and odd white space", function()
-    local odd = ' { "custom_id" : "a", "method":"POST",\t"url":"/v1/responses","body":{"model":"m"} } \r\n'
-    local summary = assert(check(odd .. line "b"))
-    assert.equal(2, summary.requests)
-  end)
-
-  it("may name a deployment's url and other keys", function()
-    assert.truthy(check((line("a", "", "/chat/completions"):gsub('^{', '{"note":null,'))))
-  end)
-
-  it("with a byte order mark is told what to remove, once", function()
-    local summary, faults = check("\xEF\xBB\xBF" .. line "a" .. "\n" .. line "b" .. "\n")
-    assert.is_nil(summary)
-    assert.equal(1, #faults)
-    assert.matches("^FILE:1: the file begins with a byte order mark.*remove its first three bytes$", faults[1])
-  end)
-
-  it("with a blank line is refused at that line", function()
-    for _, blank in ipairs { "", " \t", "\r" } do assert.equal("empty line", fault_of(blank)) end
-  end)
-
-  it("without a request is refused", function()
-    assert.same({ nil, { "FILE: the file holds no requests" } }, { check "" })
-  end)
-
-  it("that does not exist is named", function()
-    local dir <close> = support.tmpdir()
-    local summary, faults = request.check_file(dir.path .. "/nowhere", 1, 1)
-    assert.is_nil(summary)
-    assert.matches(dir.path .. "/nowhere", faults[1], 1, true)
-  end)
-
-  it("with lines that are not strict JSON is refused at their bytes", function()
-    assert.matches("^byte 10: ", fault_of '{"a": 1, }')
-    assert.matches("^byte ", fault_of(line "a" .. line "b"))
-    assert.matches("^byte ", fault_of(line "caf\xE9"))
-    assert.matches("^byte ", fault_of(line("a", ',"temperature":NaN')))
-  end)
-
-  it("with an id used twice names both lines, each time", function()
-    local summary, faults = check(table.concat({ line "a", line "b", line "a", line "\\u0061", line "b" }, "\n"))
-    assert.is_nil(summary)
-    assert.same({ "FILE:3: custom_id 'a' is already that of line 1", "FILE:4: custom_id 'a' is already that of line 1",
-      "FILE:5: custom_id 'b' is already that of line 2" }, faults)
-  end)
-
-  for words, bad in pairs {
-    ["custom_id is missing or not a string"] = { (line "a":gsub('"custom_id":"a",', "")), line "",
-      (line "a":gsub('"a"', "7")), (line "a":gsub('"a"', "null")) },
-    ['method must be "POST"'] = { (line "a":gsub("POST", "GET")), (line "a":gsub("POST", "post")),
-      (line "a":gsub('"method":"POST",', "")) },
-    ["url is missing or not a string"] = { (line "a":gsub('"url":"[^"]*",', "")), (line "a":gsub('"/v1[^"]*"', "[]")) },
-    ["body is missing or not an object"] = { (line "a":gsub(',"body":{.*', "}")), (line "a":gsub("{[^{]*}}$", "null}")),
-      (line "a":gsub("{[^{]*}}$", '"text"}')), (line "a":gsub("{[^{]*}}$", '["model"]}')) },
-    ["body.model is missing or not a string"] = { (line "a":gsub('"model":"m"', "")), (line "a":gsub('"m"', '""')),
-      (line "a":gsub('"m"', "4")) },
-    ["body.stream: the Batch API does not stream"] = { line("a", ',"stream":true') },
-    ["url '/v1/embeddings': only /v1/chat/completions and /v1/responses answers can be judged"] =
-      { line("a", "", "/v1/embeddings") },
-  } do
-    it("is refused where " .. words, function()
-      for _, each in ipairs(bad) do assert.equal(words, fault_of(each)) end
-    end)
-  end
-
-  it("is refused where the custom_id cannot be decoded", function()
-    assert.matches("^custom_id: .*surrogate", fault_of(line "\\ud800"))
-  end)
-
-  it("may say that it does not stream, and hold half a surrogate in its texts", function()
-    assert.truthy(check(line("a", ',"stream":false,"messages":[{"role":"user","content":"\\ud800"}]')))
-  end)
-
-  it("is refused where one request is larger than a batch may be, by exact bytes", function()
-    local long = line("long", ',"user":"' .. ("x"):rep(200) .. '"')
-    assert.truthy(check(long, 1, #long + 1))
-    local words = "the request has %d bytes, more than --max-bytes (%d) allows for a whole batch"
-    assert.equal(words:format(#long + 1, #long), fault_of(long, 1, #long))
-  end)
-
-  it("is told all its faults in one go", function()
-    local _, faults = check(table.concat({ line "a", "", '{"custom_id":7,"method":"PUT"}', line "a", "no" }, "\n"))
-    local numbers = {}
-    for i, fault in ipairs(faults) do numbers[i] = fault:match "^FILE:(%d+): " end
-    assert.same({ "2", "3", "3", "3", "3", "4", "5" }, numbers)
-  end)
-end)
 
 describe("request.find_limit", function()
   it("finds the limit by each of its names, and wherever it stands", function()

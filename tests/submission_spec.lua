@@ -42,22 +42,27 @@ local function service(replies, files)
   return api
 end
 
---- A folder with a job whose first iteration has n requests in batches of `max`.
-local function planned(n, max)
-  local dir = support.tmpdir()
+--- Plans the first iteration of a job in a folder, with n requests in batches of `max`.
+local function plan(dir, n, max)
   support.write(dir.path .. "/requests.jsonl", table.concat(loop.lines(n), "\n") .. "\n")
-  local the_job <close> = assert(job.open(dir.path .. "/base", dir.path .. "/requests.jsonl"))
+  local the_job = assert(job.open(dir.path .. "/base", dir.path .. "/requests.jsonl"))
   local i = 0
   assert(the_job:plan(1, function()
     i = i + 1
     if i <= n then return loop.line("r-" .. i), "/v1/chat/completions", "gpt-test" end
   end, max or n, 1000000))
+  return the_job
+end
+
+--- A folder with such a job.
+local function planned(n, max)
+  local dir = support.tmpdir()
+  plan(dir, n, max):close()
   return dir
 end
 
---- Runs iteration 1 as a new process would: what submission.run returned, the log, and the parts.
-local function run(dir, api, prepare, alter)
-  local the_job <close> = assert(job.open(dir.path .. "/base", dir.path .. "/requests.jsonl"))
+--- Runs iteration 1: what submission.run returned, the log, and the parts.
+local function go_on(the_job, api, prepare, alter)
   local log = {}
   local parts = the_job.iterations[1].parts
   if prepare then prepare(parts) end
@@ -66,6 +71,12 @@ local function run(dir, api, prepare, alter)
   local done, message, code = submission.run(round, api, { poll_wait = 0.1,
     log = function(line) log[#log + 1] = line end })
   return { done = done, message = message, code = code, log = table.concat(log, "\n"), parts = parts }
+end
+
+--- The same as a new process would.
+local function run(dir, api, prepare, alter)
+  local the_job <close> = assert(job.open(dir.path .. "/base", dir.path .. "/requests.jsonl"))
+  return go_on(the_job, api, prepare, alter)
 end
 
 local function failed(...)
@@ -224,6 +235,18 @@ describe("what changed on this disk", function()
       assert.equal(1, api.uploads)
       assert.is_true(result.parts[2].is_empty)
       assert.is_nil(fs.stat(path(dir, "batch_requests_iteration_1_p002.jsonl")))
+    end
+  end)
+
+  it("nor by the run that has planned it, however alike the file looks", function()
+    for _, spoil in ipairs { "", "rm F", "cp F F2; mv F2 F; echo >>F", "sed -i s/Transcribe/transcribe/ F",
+      "cp -p F F2; printf '[' | dd of=F conv=notrunc 2>/dev/null; touch -r F2 F" } do
+      local dir <close> = support.tmpdir()
+      local the_job <close> = plan(dir, 2, 1)
+      os.execute("sleep 0.02;" .. spoil:gsub("F", path(dir, "batch_requests_iteration_1_p002.jsonl")))
+      local api = service()
+      assert.is_true(go_on(the_job, api).done)
+      assert.equal(spoil == "" and 2 or 1, api.uploads, spoil)
     end
   end)
 

@@ -141,10 +141,11 @@ end
 --- Opens, and creates where it is missing, a job. It keeps the request file's SHA-256 and refuses another one.
 ---@param dir string
 ---@param original string  the request file
+---@param digest? { sha256: string, bytes: integer }  of that file, where it is known
 ---@return obatch.Job|nil job
 ---@return string|nil message
 ---@return string|nil code  "LOCKED", "CHANGED", or what the disk says
-function job.open(dir, original)
+function job.open(dir, original, digest)
   local ok, message, code = fs.mkdir(dir)
   if not ok then return nil, message, code end
   local lock
@@ -177,7 +178,8 @@ function job.open(dir, original)
     end
   end
 
-  local sha256, bytes, trouble = fs.sha256(original)
+  local sha256, bytes, trouble
+  if digest then sha256, bytes = digest.sha256, digest.bytes else sha256, bytes, trouble = fs.sha256(original) end
   if not sha256 then
     self:close()
     return nil, bytes, trouble
@@ -264,17 +266,18 @@ function Job:drop(n, part)
 end
 
 --- Writes the request files of iteration n: each model and endpoint gets files of its own, cut at `max_requests` lines
---- and `max_bytes` bytes, and where more tokens could never be enqueued. `requests` yields line, url, model, and
---- estimates of the tokens in and out.
+--- and `max_bytes` bytes, and where more tokens could never be enqueued. `requests` yields what is to be sent (a line,
+--- or the ordinal of one in `index` that is sent as it stands), its url, model, and estimates of the tokens in and out.
 ---@param n integer
----@param requests fun(): string?, string?, string?, integer?, integer?
+---@param requests fun(): string|integer|nil, string?, string?, integer?, integer?
 ---@param max_requests integer
 ---@param max_bytes integer
+---@param index? obatch.jsonl.Index  of the original file
 ---@param why_cut? fun(): string?  whether a budget has kept requests out: "SPENT" or "OVER"
 ---@return true|nil ok
 ---@return string|nil message
 ---@return string|nil code
-function Job:plan(n, requests, max_requests, max_bytes, why_cut)
+function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
   local folder = self:path(n, "")
   local ok, message, code = self:make_folder(n)
   if not ok then return nil, message, code end
@@ -307,11 +310,16 @@ function Job:plan(n, requests, max_requests, max_bytes, why_cut)
     return limit and part.tokens_in > 0 and (part.tokens_in + tokens) * self.meter:enqueuing_factor(part.model) > limit
   end
 
-  for line, url, model, tokens_in, tokens_out in requests do
+  local function add(group, what)
+    if type(what) == "string" then return group.writer:raw(what) end
+    return group.writer:copy(index, what)
+  end
+
+  for what, url, model, tokens_in, tokens_out in requests do
     local key = url .. "\0" .. model
     local group = open[key]
     if group and not is_enough(group.part, tokens_in or 0) then
-      ok, message, code = group.writer:raw(line)
+      ok, message, code = add(group, what)
     else
       ok, code = false, "FULL"
     end
@@ -321,7 +329,7 @@ function Job:plan(n, requests, max_requests, max_bytes, why_cut)
       group, message, code = begin(url, model)
       open[key] = group
       if not group then return nil, message, code end
-      ok, message, code = group.writer:raw(line)
+      ok, message, code = add(group, what)
     end
     if not ok then return nil, message, code end
     group.part.tokens_in = group.part.tokens_in + (tokens_in or 0)
@@ -339,7 +347,11 @@ function Job:plan(n, requests, max_requests, max_bytes, why_cut)
     if not ok then return nil, message, code end
     parts[1].file = name
   end
-  return self:record { event = "planned", iteration = n, parts = parts, cut = why_cut and why_cut() or nil }
+  ok, message, code = self:record { event = "planned", iteration = n, parts = parts,
+    cut = why_cut and why_cut() or nil }
+  if not ok then return nil, message, code end
+  for _, part in ipairs(parts) do part.written = fs.state(folder .. part.file) end
+  return true
 end
 
 --- Writes the ids of iteration n's batches where people, and other tools, look for them.

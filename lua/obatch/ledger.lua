@@ -41,24 +41,18 @@ local function place(iteration, offset) return iteration << 48 | offset end
 local function iteration_of(at) return at >> 48 end
 local function offset_of(at) return at & (1 << 48) - 1 end
 
---- A ledger for the requests of a job. A reader's decisions that the job keeps (see obatch.decisions) stand above the
---- policy.
+--- A ledger for the requests of a job, whose index (by custom_id) the caller closes. A reader's decisions that the
+--- job keeps (see obatch.decisions) stand above the policy.
 ---@param job table        see obatch.job
----@param original string  path of its request file
+---@param index obatch.jsonl.Index  of its request file
 ---@param policy table     see obatch.policy
 ---@param log fun(line: string)
 ---@return obatch.Ledger|nil ledger
 ---@return string|nil message
 ---@return string|nil code
-function ledger.new(job, original, policy, log)
-  local index, message, code = jsonl.index(original, "/custom_id")
-  if not index then return nil, message, code end
-  local decided
-  decided, message, code = decisions.of_job(job.dir, index)
-  if not decided then
-    index:close()
-    return nil, message, code
-  end
+function ledger.new(job, index, policy, log)
+  local decided, message, code = decisions.of_job(job.dir, index)
+  if not decided then return nil, message, code end
   local self = setmetatable({
     job = job, policy = policy, log = log, index = index,
     decided = decided, -- a reader's decisions about a request
@@ -77,9 +71,6 @@ function ledger.new(job, original, policy, log)
   for ordinal = 1, index.count do self.counts[ordinal] = 0 end
   return self
 end
-
-function Ledger:close() self.index:close() end
-Ledger.__close = Ledger.close
 
 --- The custom_id of a request. Raises when the original file was changed meanwhile; so does line.
 ---@param ordinal integer
@@ -370,27 +361,26 @@ function Ledger:to_send()
   return list
 end
 
---- The line to send for a request: the user's own bytes, changed only where the policy changes them.
+--- The line to send for a request, where the policy changes it; nil: the user's own bytes.
 ---@param ordinal integer
 ---@param max_bytes integer  of a batch
----@return string line
+---@return string|nil line
 function Ledger:next_request(ordinal, max_bytes)
-  local line = self:line(ordinal)
-  local last = self.last[ordinal]
-  if not last then return line end
+  if not self.last[ordinal] then return nil end
   local policy, item = self.policy, self:item(ordinal)
-  local edited = line
-  if self.limits[ordinal] then edited = request.set_limit(edited, self.limits[ordinal]) end
-  if policy.refused_model and item.counts.refused > 0 then edited = request.set_model(edited, policy.refused_model) end
+  local line
+  local function edit(change, ...) line = change(line or self:line(ordinal), ...) end
+  if self.limits[ordinal] then edit(request.set_limit, self.limits[ordinal]) end
+  if policy.refused_model and item.counts.refused > 0 then edit(request.set_model, policy.refused_model) end
   local told = self.told[ordinal]
   if item.complaint and (told or item.attempts + 1 >= policy.feedback_from) then
     local answered = self:line_at(told and told.at or self.places[ordinal])
     local answer = answered and outcome.text(answered)
     item.reason = item.complaint
-    edited = request.add_feedback(edited, answer, policy.feedback(item), policy.feedback_answer_bytes)
+    edit(request.add_feedback, answer, policy.feedback(item), policy.feedback_answer_bytes)
   end
   -- A request that no longer fits into a batch is sent as it was.
-  return #edited + 1 <= max_bytes and edited or line
+  return line and #line + 1 <= max_bytes and line or nil
 end
 
 --- The result line that counts for a request, nil when there is none.
@@ -411,10 +401,9 @@ end
 
 -- ---------------------------------------------------------------- the files people read
 
---- The answer that counts for a request, as JSON text, and what was done to it. One that a reader has accepted need
---- not be JSON: it is a string then.
-local function final_answer(self, ordinal)
-  local line = self:result_line(ordinal)
+--- The answer in a result line that counts, as JSON text, and what was done to it. One that a reader has accepted
+--- need not be JSON: it is a string then.
+local function final_answer(self, line)
   local answer, steps = outcome.answer(line, self.policy)
   if not answer then return json.encode(outcome.text(line)), { "not JSON: accepted by a reader, taken as it is" } end
   return self.policy.expect == "text" and json.encode(answer) or answer, steps
@@ -447,37 +436,35 @@ pieces["invalid_results_iteration_%d.jsonl"] = function(self, put, n)
   end
 end
 
---- The good line of each request, in the order of the original file.
-pieces["final_results.jsonl"] = function(self, put)
-  for ordinal = 1, self.index.count do
-    if self.last[ordinal] == VALID and not put(self:result_line(ordinal) .. "\n", ordinal) then return end
-  end
-end
-
---- One object, custom_id -> answer, in that order.
-pieces["corrected_results.json"] = function(self, put)
+--- Those of the files that have a piece for each good answer, in the order of the original file, in one go:
+---   puts.line      the good line
+---   puts.answer    one object, custom_id -> answer
+---   puts.steps     what unwrapping and repairing did to which answer
+--- where there is such a function. Ends when one of them returns false.
+local function good_pieces(self, puts)
   local separator = "{\n"
   for ordinal = 1, self.index.count do
     if self.last[ordinal] == VALID then
-      if not put(separator .. json.encode(self:id(ordinal)) .. ": " .. final_answer(self, ordinal), ordinal) then
-        return
+      local line = self:result_line(ordinal)
+      if puts.line and not puts.line(line .. "\n", ordinal) then return end
+      local answer, steps
+      if puts.answer or puts.steps then answer, steps = final_answer(self, line) end
+      if puts.answer then
+        if not puts.answer(separator .. json.encode(self:id(ordinal)) .. ": " .. answer, ordinal) then return end
+        separator = ",\n"
       end
-      separator = ",\n"
+      if puts.steps and #steps > 0 and not put_line(puts.steps, ordinal,
+        { custom_id = self:id(ordinal), steps = json.array(steps) }) then return end
     end
   end
-  put(separator == "{\n" and "{}\n" or "\n}\n")
+  if puts.answer then puts.answer(separator == "{\n" and "{}\n" or "\n}\n") end
 end
 
---- What unwrapping and repairing did to which answer.
-pieces["corrected_results_steps.jsonl"] = function(self, put)
-  for ordinal = 1, self.index.count do
-    if self.last[ordinal] == VALID then
-      local _, steps = final_answer(self, ordinal)
-      if #steps > 0 and not put_line(put, ordinal, { custom_id = self:id(ordinal), steps = json.array(steps) }) then
-        return
-      end
-    end
-  end
+--- Which of them is in which file.
+local OF_GOOD = { ["final_results.jsonl"] = "line", ["corrected_results.json"] = "answer",
+  ["corrected_results_steps.jsonl"] = "steps" }
+for name, what in pairs(OF_GOOD) do
+  pieces[name] = function(self, put) good_pieces(self, { [what] = put }) end
 end
 
 pieces["given_up.jsonl"] = function(self, put)
@@ -500,7 +487,41 @@ ledger.FINAL = { "final_results.jsonl", "corrected_results.json", "corrected_res
 ---@param n? integer   the iteration, which was added last
 function Ledger:pieces(name, put, n) pieces[name](self, put, n) end
 
---- Writes one of them, whole or not at all.
+--- Writes files, whole or not at all: make(puts) calls puts[what] for the pieces of each, until that returns false.
+---@param targets { what: string, path: string }[]
+---@param name string  what people call them together
+---@param make fun(puts: table<string, fun(text: string): boolean>)
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
+local function write_files(targets, name, make)
+  local stage, bytes = progress.stage("writing " .. name, { unit = "bytes" }), 0
+  local ok, message, code = true, nil, nil
+  local files, puts = {}, {}
+  local _ <close> = setmetatable({}, { __close = function()
+    for _, file in ipairs(files) do file:close() end
+  end })
+  for i, target in ipairs(targets) do
+    local file
+    file, message, code = fs.create(target.path)
+    if not file then return nil, message, code end
+    files[i] = file
+    puts[target.what] = function(piece)
+      ok, message, code = file:write(piece)
+      bytes = bytes + #piece
+      stage:update(bytes)
+      return ok
+    end
+  end
+  make(puts)
+  for _, file in ipairs(files) do
+    if ok then ok, message, code = file:commit() end
+  end
+  if not ok then return nil, message, code end
+  return true
+end
+
+--- Writes one of the files, whole or not at all.
 ---@param path string
 ---@param name string
 ---@param n? integer
@@ -508,18 +529,7 @@ function Ledger:pieces(name, put, n) pieces[name](self, put, n) end
 ---@return string|nil message
 ---@return string|nil code
 function Ledger:write_file(path, name, n)
-  local file <close>, message, code = fs.create(path)
-  if not file then return nil, message, code end
-  local ok, stage, bytes = true, progress.stage("writing " .. name, { unit = "bytes" }), 0
-  self:pieces(name, function(piece)
-    ok, message, code = file:write(piece)
-    bytes = bytes + #piece
-    stage:update(bytes)
-    return ok
-  end, n)
-  if ok then ok, message, code = file:commit() end
-  if not ok then return nil, message, code end
-  return true
+  return write_files({ { what = "it", path = path } }, name, function(puts) self:pieces(name, puts.it, n) end)
 end
 
 --- Writes the files of iteration n, which was added last.
@@ -540,10 +550,13 @@ end
 ---@return string|nil message
 ---@return string|nil code
 function Ledger:write_final()
+  local targets = {}
   for _, name in ipairs(ledger.FINAL) do
-    local ok, message, code = self:write_file(self.job.dir .. "/" .. name, name)
-    if not ok then return nil, message, code end
+    if OF_GOOD[name] then targets[#targets + 1] = { what = OF_GOOD[name], path = self.job.dir .. "/" .. name } end
   end
+  local ok, message, code = write_files(targets, "the results", function(puts) good_pieces(self, puts) end)
+  if ok then ok, message, code = self:write_file(self.job.dir .. "/given_up.jsonl", "given_up.jsonl") end
+  if not ok then return nil, message, code end
   local totals = { valid = 0, given_up = 0, left = 0 }
   for ordinal = 1, self.index.count do
     local what = "left"

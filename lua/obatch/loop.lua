@@ -11,6 +11,7 @@ local ledger = require "obatch.ledger"
 local prices = require "obatch.prices"
 local progress = require "obatch.progress"
 local request = require "obatch.request"
+local requests = require "obatch.requests"
 local submission = require "obatch.submission"
 local tokens = require "obatch.tokens"
 local units = require "obatch.units"
@@ -95,7 +96,8 @@ end
 
 ---@class obatch.loop.Options
 ---@field base_dir string           the job's folder
----@field original string           the request file, which is right (request.check_file)
+---@field original string           the request file, which is right
+---@field requests? obatch.Requests  what is in it, where that was read
 ---@field rules table               a policy
 ---@field api table                 a client of the service
 ---@field log fun(line: string)     what people see, beside obatch.progress
@@ -129,8 +131,14 @@ function loop.run(options)
   local api, rules = options.api, options.rules
   local max_requests = options.max_requests or request.MAX_REQUESTS
   local max_bytes = options.max_bytes or request.MAX_BYTES
+  local function read()
+    if not options.requests then return requests.read(options.original, max_requests, max_bytes) end
+  end
+  local own <close>, faults, trouble = read()
+  if faults then return nil, table.concat(faults, "\n"), trouble or "CHANGED" end
+  local file = options.requests or own
   local current
-  local the_job <close>, message, code = job.open(options.base_dir, options.original)
+  local the_job <close>, message, code = job.open(options.base_dir, options.original, file)
   if not the_job then return nil, message, code end
   local function log(line)
     options.log(line)
@@ -138,7 +146,7 @@ function loop.run(options)
   end
   api.log = log -- the retries of the client belong into the job's log, too
 
-  local book <close>, complaint, reason = ledger.new(the_job, options.original, rules, log)
+  local book, complaint, reason = ledger.new(the_job, file.index, rules, log)
   if not book then return nil, complaint, reason end
   local ok
   ok, message, code = adopt_all(the_job, options.initial_ids, api, log)
@@ -158,7 +166,7 @@ function loop.run(options)
   local price_table = options.budget and options.budget.prices or prices
   local spent, why_cut -- why the budget lets no more requests through: words, and SPENT or OVER
 
-  --- line, url, model, tokens in and out of each request to send next, as far as the budget goes.
+  --- What to send next (see Job:plan), as far as the budget goes.
   local function next_requests(ordinals)
     local i = 0
     spent, why_cut = nil, nil
@@ -171,11 +179,18 @@ function loop.run(options)
         i = i + 1
         if not ordinals[i] then return nil end
         local line = book:next_request(ordinals[i], max_bytes)
-        local url, model = request.group(line)
-        local tokens_in, tokens_out = tokens.request(line, model)
+        local url, model, tokens_in, tokens_out
+        if line then
+          url, model = request.group(line)
+          tokens_in, tokens_out = tokens.request(line, model)
+        else
+          url, model, tokens_in, tokens_out = file:takes_of(ordinals[i])
+        end
         local fits, why, kind = true, nil, nil
         if purse then fits, why, kind = purse:take(model, tokens_in, tokens_out) end
-        if fits then return line, url, model, tokens_in, tokens_out or price_table.assumed_output_tokens end
+        if fits then
+          return line or ordinals[i], url, model, tokens_in, tokens_out or price_table.assumed_output_tokens
+        end
         spent, why_cut = why, kind
         if kind ~= "OVER" then return nil end -- one that alone is too much must not hold up the others
       end
@@ -211,7 +226,7 @@ function loop.run(options)
     elseif is_new or the_job:is_untouched(n + 1) then
       local ordinals = book:to_send()
       if #ordinals == 0 or rounds >= options.max_iterations then break end
-      ok, message, code = the_job:plan(n + 1, next_requests(ordinals), max_requests, max_bytes,
+      ok, message, code = the_job:plan(n + 1, next_requests(ordinals), max_requests, max_bytes, file.index,
         function() return why_cut end)
       if not ok then return nil, message, code end
       local parts, count = the_job.iterations[n + 1].parts, 0

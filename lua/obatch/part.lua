@@ -22,7 +22,8 @@
 --   done               nothing is left to do for it but, where that was asked for, to delete those files
 --
 -- While a run lasts, obatch.submission keeps what it sees in it: .status, .counts, .seen (the batch
--- object of the last look), .trouble and the like are in no journal.
+-- object of the last look), .trouble and the like are in no journal; nor is .written, the
+-- state (fs.state) of the request file when this process had written it.
 
 local fs = require "obatch.fs"
 local json = require "obatch.json"

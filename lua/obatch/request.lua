@@ -3,10 +3,7 @@
 -- A line is bytes. Every edit is a splice, so that all outside the edited value stays byte for byte
 -- what the user wrote.
 
-local fs = require "obatch.fs"
 local json = require "obatch.json"
-local jsonl = require "obatch.jsonl"
-local progress = require "obatch.progress"
 local text = require "obatch.text"
 
 local request = {}
@@ -34,106 +31,10 @@ local function kind_of(url)
   end
 end
 
-local FIELDS = { custom_id = "/custom_id", method = "/method", url = "/url", model = "/body/model",
-  stream = "/body/stream" }
-
---- What is wrong with one record of jsonl.scan(path, FIELDS): a list of sentences.
-local function faults_of(record, line_at, max_bytes)
-  local faults = {}
-  local function fault(format, ...) faults[#faults + 1] = format:format(...) end
-
-  local spoiled = record.spoiled or {}
-  if spoiled.custom_id then
-    fault("custom_id: %s", spoiled.custom_id)
-  elseif type(record.custom_id) ~= "string" or record.custom_id == "" then
-    fault("custom_id is missing or not a string")
-  end
-  if record.method ~= "POST" then fault('method must be "POST"') end
-  if type(record.url) ~= "string" then
-    fault("url is missing or not a string")
-  elseif not kind_of(record.url) then
-    fault("url '%s': only /v1/chat/completions and /v1/responses answers can be judged", record.url)
-  end
-  if type(record.model) ~= "string" or record.model == "" then
-    local body = json.raw(line_at(record.offset), "/body")
-    if not body or body:sub(1, 1) ~= "{" then
-      fault("body is missing or not an object")
-    else
-      fault("body.model is missing or not a string")
-    end
-  end
-  if record.stream == true then fault("body.stream: the Batch API does not stream") end
-  if record.length + 1 > max_bytes then
-    fault("the request has %d bytes, more than --max-bytes (%d) allows for a whole batch", record.length + 1, max_bytes)
-  end
-  return faults
-end
-
----@class obatch.request.Summary
----@field requests integer
----@field bytes integer
----@field groups { url: string, model: string, requests: integer, bytes: integer, batches: integer }[]  as limits cut
-
---- Checks a whole request file before anything is spent.
----@param path string
----@param max_requests integer  of a batch
----@param max_bytes integer
----@return obatch.request.Summary|nil summary
----@return string[]|nil faults  all of them, each "path:line: what is wrong"
----@return string|nil code  where the file was not read to its end: INTERRUPTED, or what the disk says
-function request.check_file(path, max_requests, max_bytes)
-  local faults = {}
-  local function fault(number, message) faults[#faults + 1] = ("%s:%d: %s"):format(path, number, message) end
-
-  local has_mark = fs.read(path, 3) == "\xEF\xBB\xBF"
-  if has_mark then
-    fault(1, "the file begins with a byte order mark, which the Batch API takes for broken JSON: "
-      .. "remove its first three bytes")
-  end
-  local reader <close>, message, code = jsonl.open(path)
-  if not reader then return nil, { message }, code end
-  local index <close>, problem, reason = jsonl.index(path, "/custom_id")
-  if not index then return nil, { problem }, reason end
-
-  -- Only a file that has duplicates pays for remembering which line came first.
-  local first_line = index.duplicates > 0 and {}
-  local summary = { requests = 0, bytes = 0, groups = {} }
-  local by_key = {}
-  for record in progress.over(jsonl.scan(path, FIELDS), "checking", path) do
-    if record.error then
-      if not (has_mark and record.number == 1) then faults[#faults + 1] = record.error end
-    else
-      local id = record.custom_id
-      local name = type(id) == "string" and id ~= "" and ("custom_id '%s': "):format(id) or ""
-      for _, sentence in ipairs(faults_of(record, function(at) return reader:at(at) end, max_bytes)) do
-        fault(record.number, name .. sentence)
-      end
-      if first_line and type(id) == "string" then
-        if first_line[id] then
-          fault(record.number, ("custom_id '%s' is already that of line %d"):format(id, first_line[id]))
-        else
-          first_line[id] = record.number
-        end
-      end
-      local key = tostring(record.url) .. "\0" .. tostring(record.model)
-      local group = by_key[key]
-      if not group then
-        group = { url = record.url, model = record.model, requests = 0, bytes = 0, batches = 0, lines = 0, size = 0 }
-        by_key[key], summary.groups[#summary.groups + 1] = group, group
-      end
-      local size = record.length + 1
-      if group.batches == 0 or group.lines == max_requests or group.size + size > max_bytes then
-        group.batches, group.lines, group.size = group.batches + 1, 0, 0
-      end
-      group.lines, group.size = group.lines + 1, group.size + size
-      group.requests, group.bytes = group.requests + 1, group.bytes + size
-      summary.requests, summary.bytes = summary.requests + 1, summary.bytes + size
-    end
-  end
-  if #faults == 0 and summary.requests == 0 then faults[1] = path .. ": the file holds no requests" end
-  if #faults > 0 then return nil, faults end
-  return summary
-end
+--- Whether the answers to requests for an endpoint can be judged.
+---@param url string
+---@return boolean
+function request.is_known(url) return kind_of(url) ~= nil end
 
 ---@class obatch.request.Question
 ---@field custom_id string

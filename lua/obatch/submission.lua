@@ -131,6 +131,7 @@ end
 function Submission:is_as_planned(part)
   local path = self.store:request_path(part)
   local sha256, message, code = nil, nil, "ENOENT"
+  if path and part.written and fs.state(path) == part.written then return true end
   if path then sha256, message, code = fs.sha256(path) end
   if sha256 == part.sha256 then return true end
   if not sha256 and code ~= "ENOENT" then return self:stop(message, code, true) end

@@ -189,7 +189,9 @@ end
 --- the journal is missing. Judges anew, which only those need. nil, message, CODE.
 local function written_after(check, different, last)
   local after, state = {}, check.state
-  local book <close>, message, code = ledger.new(state, check.original, check.rules, function() end)
+  local index <close>, problem, reason = jsonl.index(check.original, "/custom_id")
+  if not index then return nil, problem, reason end
+  local book, message, code = ledger.new(state, index, check.rules, function() end)
   if not book then return nil, message, code end
   local known = #state.iterations
   local _ <close> = setmetatable({}, { __close = function()
@@ -272,7 +274,9 @@ end
 ---@return string|nil code
 function judging.run(check)
   local state = check.state
-  local book <close>, message, code = ledger.new(state, check.original, check.rules, function() end)
+  local index <close>, problem, reason = jsonl.index(check.original, "/custom_id")
+  if not index then return nil, problem, reason end
+  local book, message, code = ledger.new(state, index, check.rules, function() end)
   if not book then return nil, message, code end
   local last, different = 0, nil
   for n, iteration in ipairs(state.iterations) do

@@ -3,6 +3,7 @@
 
 local fs = require "obatch.fs"
 local journal = require "obatch.journal"
+local jsonl = require "obatch.jsonl"
 local ledger = require "obatch.ledger"
 local merged = require "obatch.fsck.merged"
 
@@ -101,7 +102,9 @@ end
 function repair.derived(check, log, failures)
   local plan, is_done = check.repairs, false
   if not next(plan.iterations) and #plan.final == 0 then return false end
-  local book <close>, message = ledger.new(check.state, check.original, check.rules, function() end)
+  local index <close>, why, code = jsonl.index(check.original, "/custom_id")
+  if not index then return try(failures, log, check.original, function() return nil, why, code end) end
+  local book, message = ledger.new(check.state, index, check.rules, function() end)
   if not book then return try(failures, log, check.original, function() return nil, message end) end
 
   --- Makes the files of one iteration, or the final ones, anew.

@@ -17,6 +17,14 @@ local fs = {}
 ---@return string|nil code
 function fs.stat(path) end
 
+--- A word that is another one when the file was replaced or written to since, as far as the clock of its file
+--- system can tell (some milliseconds).
+---@param path string
+---@return string|nil state
+---@return string|nil message
+---@return string|nil code
+function fs.state(path) end
+
 --- The same for a link itself.
 ---@param path string
 ---@return obatch.fs.Stat|nil stat

@@ -141,6 +141,14 @@ local Writer = {}
 ---@return string|nil code  "FULL" (a fresh file would take it), "TOO_BIG" (none would), or an errno name
 function Writer:raw(line) end
 
+--- Adds a line of a file that is indexed, as it stands there.
+---@param index obatch.jsonl.Index
+---@param ordinal integer
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  as for raw, and "CHANGED": that file is not what was indexed
+function Writer:copy(index, ordinal) end
+
 --- Adds the JSON text of a value, which may have images in it.
 ---@param value any
 ---@return true|nil ok
