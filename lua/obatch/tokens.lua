@@ -141,8 +141,13 @@ function tokens.text(string) return (#string + 3) // 4 end
 
 -- ---------------------------------------------------------------- a request line
 
---- Bytes around an embedded picture that are searched for its detail, and before it for "data:" and its type.
-local NEAR = 200
+--- Bytes around an embedded picture that are searched for its detail, and before it for "data:" and its type; the
+--- latter is nearly always within the few bytes of USUAL.
+local NEAR, USUAL = 200, 24
+
+--- What pictures begin with in base64; what begins otherwise is none, and need not be decoded. (For a backslash, see
+--- base64_reader.)
+local BEGINNINGS = { ["iVBO"] = true, ["/9j/"] = true, ["R0lG"] = true, ["UklG"] = true }
 
 --- What four base64 digits stand for. The headers of pictures are much alike, so that is kept; but not without
 --- end.
@@ -184,6 +189,8 @@ end
 
 --- The detail that a request asks for a picture: it stands beside the picture, before or after it.
 local function detail_of(line, first, last)
+  local around = line:sub(math.max(1, first - NEAR), first - 1) .. line:sub(last + 1, last + NEAR)
+  if not around:find('"detail"', 1, true) then return nil end
   local before = line:sub(math.max(1, first - NEAR), first - 1):match("^.*{(.*)") or ""
   local after = line:sub(last + 1, last + NEAR):match("^[^}]*")
   local detail = (before .. "\0" .. after):match('"detail"%s*:%s*"(%a+)"')
@@ -198,6 +205,12 @@ local function bytes_of(rest)
   local sample = rest:sub(first, first + 599)
   local _, escapes = sample:gsub("\\u%x%x%x%x", "")
   return #rest - (#rest - first + 1) * 3 * escapes // #sample
+end
+
+--- Whether an address of embedded data, with a type or without one, ends before a position; not before `from`.
+local function is_data(line, from, position)
+  local function ends(bytes) return line:sub(math.max(from, position - bytes), position - 1):find '"data:[%w/+.-]*$' end
+  return ends(USUAL) or ends(NEAR)
 end
 
 --- How many parts of the conversation in a line are pictures, embedded or not.
@@ -228,10 +241,12 @@ function tokens.request(line, model)
     local first, last = line:find(";base64,", position, true)
     if not first then break end
     position = last + 1
-    local is_value = line:sub(math.max(from, first - NEAR), first - 1):find '^.*"data:[%w/+.-]*$'
-    local stop = is_value and line:find('"', position, true)
+    local stop = is_data(line, from, first) and line:find('"', position, true)
     if stop then
-      local width, height = image.size(base64_reader(line, position, stop - 1))
+      local width, height
+      if BEGINNINGS[line:sub(position, position + 3)] or line:sub(position, position + 3):find("\\", 1, true) then
+        width, height = image.size(base64_reader(line, position, stop - 1))
+      end
       pictures[#pictures + 1] = { width = width, height = height, detail = detail_of(line, first, stop) }
       pieces[#pieces + 1] = line:sub(from, last)
       from, position = stop, stop
