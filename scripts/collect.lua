@@ -17,6 +17,7 @@ local outcome = require "obatch.outcome"
 local part_events = require "obatch.part"
 local policy = require "obatch.policy"
 local progress = require "obatch.progress"
+local results = require "obatch.results"
 local suggestion = require "obatch.suggestion"
 local tell = require "obatch.history.tell"
 local text = require "obatch.text"
@@ -246,7 +247,7 @@ local function collect_files(paths)
       if classes[ordinal] then counts.not_used = counts.not_used + 1 end
       if not classes[ordinal] or classes[ordinal] ~= "valid" and result.class == "valid" then
         classes[ordinal], reasons[ordinal] = result.class, result.reason
-        places[ordinal] = lines.place(file, record.offset)
+        places[ordinal] = results.place(file, record.offset)
       end
     end
   end

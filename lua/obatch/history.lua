@@ -4,6 +4,7 @@
 -- Verdicts are those that the run wrote (unresolved_iteration_N.jsonl follows from its rules); only what has none
 -- is judged here. What is kept of each request are three integers; lines stay in the files.
 
+local attempts = require "obatch.attempts"
 local batches = require "obatch.history.batches"
 local files = require "obatch.history.files"
 local fs = require "obatch.fs"
@@ -16,6 +17,7 @@ local policy = require "obatch.policy"
 local progress = require "obatch.progress"
 local replay = require "obatch.fsck.replay"
 local report = require "obatch.fsck.report"
+local results = require "obatch.results"
 local story = require "obatch.history.story"
 local text = require "obatch.text"
 local usage = require "obatch.history.usage"
@@ -58,37 +60,18 @@ local history = {}
 local History = {}
 History.__index = History
 
-local CLASSES = outcome.CLASSES
-local NUMBER = {}
-for number, class in ipairs(CLASSES) do NUMBER[class] = number end
+local CLASSES, NUMBER = outcome.CLASSES, attempts.NUMBER
 local VALID <const> = NUMBER.valid
 
 local ACTIONS = { "keep", "resend", "give_up" }
 local KEEP <const>, RESEND <const>, GIVE_UP <const> = 1, 2, 3
 local ACTION_NUMBER = { keep = KEEP, resend = RESEND, give_up = GIVE_UP }
 
---- Outcomes that are no attempts, as in obatch.ledger.
-local NOT_COUNTED = { [NUMBER.expired] = true, [NUMBER.cancelled] = true }
-
 --- The last outcome of a request in one integer: class, action, iteration.
 local function pack(class, action, n) return class | action << 4 | n << 8 end
 local function class_of(state) return state & 15 end
 local function action_of(state) return state >> 4 & 15 end
 local function iteration_of(state) return state >> 8 end
-
---- The counts of a request per class share one integer, 6 bits each, as in obatch.ledger.
-local function counted(counts, number)
-  local shift = 6 * (number - 1)
-  return (counts >> shift & 63) < 63 and counts + (1 << shift) or counts
-end
-
-local function attempts_of(counts)
-  local sum = 0
-  for number in ipairs(CLASSES) do
-    if not NOT_COUNTED[number] then sum = sum + (counts >> 6 * (number - 1) & 63) end
-  end
-  return sum
-end
 
 --- Adds what a reader should know of, printable.
 ---@param sentence string
@@ -141,7 +124,7 @@ local function members_by_results(self, n)
   if path then
     add_named(self, members, { path = path, part = true }, { id = "/custom_id", attempts = "/attempts" },
       function(ordinal, record)
-        return not self.last[ordinal] or record.attempts ~= attempts_of(self.counts[ordinal])
+        return not self.last[ordinal] or record.attempts ~= attempts.sum(self.counts[ordinal])
       end)
   end
   return members
@@ -180,7 +163,7 @@ local function settle(self, n, ordinal, class, action, place)
   local classes = self.iterations[n].classes
   classes[CLASSES[class]] = classes[CLASSES[class]] + 1
   if self.last[ordinal] and class_of(self.last[ordinal]) == VALID then return end -- the first good answer counts
-  self.counts[ordinal] = counted(self.counts[ordinal], class)
+  self.counts[ordinal] = attempts.add(self.counts[ordinal], class)
   self.last[ordinal] = pack(class, action, n)
   self.places[ordinal] = place
 end
@@ -198,7 +181,7 @@ local function read_verdicts(self, n, members, path)
     end
     if ordinal and members[ordinal] then
       found[ordinal] = pack(class, action, 0)
-      self.places[ordinal] = lines.place(file, record.offset)
+      self.places[ordinal] = results.place(file, record.offset)
     end
   end
   for ordinal in pairs(members) do
@@ -211,10 +194,9 @@ end
 
 --- "resend" or "give_up", by the rules, for a request whose outcome in this iteration is `class`.
 local function action_for(self, ordinal, class, reason)
-  local counts, packed = {}, counted(self.counts[ordinal], class)
-  for number, name in ipairs(CLASSES) do counts[name] = packed >> 6 * (number - 1) & 63 end
+  local counts = attempts.add(self.counts[ordinal], class)
   local item = { custom_id = self.ids:id(ordinal), class = CLASSES[class], reason = reason, complaint = reason,
-    counts = counts, attempts = attempts_of(packed) }
+    counts = attempts.by_class(counts), attempts = attempts.sum(counts) }
   return self.rules.action(item) == "give_up" and GIVE_UP or RESEND
 end
 
@@ -233,7 +215,7 @@ local function judge(self, n, members)
         local class = NUMBER[result.class]
         if not classes[ordinal] or class == VALID then
           classes[ordinal], reasons[ordinal] = class, result.reason
-          places[ordinal] = lines.place(file, record.offset)
+          places[ordinal] = results.place(file, record.offset)
         end
       end
     end
@@ -431,7 +413,7 @@ function History:item(ordinal)
   local state = self.last[ordinal]
   return { custom_id = self.ids:id(ordinal), class = state and CLASSES[class_of(state)],
     reason = reason_of(self, ordinal), action = current_action(self, ordinal),
-    attempts = attempts_of(self.counts[ordinal]),
+    attempts = attempts.sum(self.counts[ordinal]),
     iteration = self.flying[ordinal] or state and iteration_of(state) or nil }
 end
 

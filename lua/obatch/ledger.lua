@@ -4,6 +4,7 @@
 -- integers: the lines stay in the files. Every number here can be had again by judging the merged
 -- results again, which is what a restart does.
 
+local attempts = require "obatch.attempts"
 local decisions = require "obatch.decisions"
 local fs = require "obatch.fs"
 local json = require "obatch.json"
@@ -11,6 +12,7 @@ local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
 local progress = require "obatch.progress"
 local request = require "obatch.request"
+local results = require "obatch.results"
 local text = require "obatch.text"
 
 local ledger = {}
@@ -22,24 +24,11 @@ local ledger = {}
 local Ledger = {}
 Ledger.__index = Ledger
 
-local CLASSES = outcome.CLASSES
-local NUMBER = {}
-for number, class in ipairs(CLASSES) do NUMBER[class] = number end
+local CLASSES, NUMBER = outcome.CLASSES, attempts.NUMBER
 local VALID = NUMBER.valid
 
---- Outcomes that the service owes no answer for: they are no attempts.
-local NOT_COUNTED = { expired = true, cancelled = true }
-
---- The counts of a request per class share one integer, 6 bits each (63 means "63 or more").
-local function counted(counts, number)
-  local shift = 6 * (number - 1)
-  return (counts >> shift & 63) < 63 and counts + (1 << shift) or counts
-end
-
---- Where a result line stands: iteration and byte offset in its merged file, in one integer.
-local function place(iteration, offset) return iteration << 48 | offset end
-local function iteration_of(at) return at >> 48 end
-local function offset_of(at) return at & (1 << 48) - 1 end
+--- Where a result line stands: the iteration in whose merged file, and the offset there.
+local place, split_place = results.place, results.split_place
 
 --- A ledger for the requests of a job, whose index (by custom_id) the caller closes. A reader's decisions that the
 --- job keeps (see obatch.decisions) stand above the policy.
@@ -60,7 +49,7 @@ function ledger.new(job, index, policy, log)
     asked = {},     -- the decision for which a person waits: there was no attempt since then
     was_good = {},  -- true: the last answer is good by the policy, and a reader has rejected it
     last = {},      -- class number of the last outcome; VALID is final
-    counts = {},    -- outcomes per class
+    counts = {},    -- outcomes per class, see obatch.attempts
     places = {},    -- the line of the good answer, or of the last bad one
     reasons = {},   -- of the last outcome that was not valid
     complaints = {}, -- what was wrong with the last answer, where it was invalid
@@ -296,9 +285,9 @@ end
 ---@param round table
 function Ledger:settle(ordinal, number, round)
   self.last[ordinal] = number
-  self.counts[ordinal] = counted(self.counts[ordinal], number)
+  self.counts[ordinal] = attempts.add(self.counts[ordinal], number)
   self.reasons[ordinal] = number ~= VALID and round.reasons[ordinal] or nil
-  if NOT_COUNTED[CLASSES[number]] then return end -- the last answer stands
+  if not attempts.is_counted(number) then return end -- the last answer stands
   if self.decided[ordinal] then self:hear(ordinal, round) end
   local told = self.told[ordinal]
   self.complaints[ordinal] = told and told.reason or number == NUMBER.invalid and round.reasons[ordinal] or nil
@@ -321,13 +310,10 @@ end
 ---@param ordinal integer
 ---@return obatch.policy.Item item
 function Ledger:item(ordinal)
-  local counts, attempts = {}, 0
-  for number, class in ipairs(CLASSES) do
-    counts[class] = self.counts[ordinal] >> 6 * (number - 1) & 63
-    if not NOT_COUNTED[class] then attempts = attempts + counts[class] end
-  end
+  local counts = self.counts[ordinal]
   return { custom_id = self:id(ordinal), class = CLASSES[self.last[ordinal]],
-    reason = self.reasons[ordinal], complaint = self.complaints[ordinal], counts = counts, attempts = attempts }
+    reason = self.reasons[ordinal], complaint = self.complaints[ordinal],
+    counts = attempts.by_class(counts), attempts = attempts.sum(counts) }
 end
 
 --- What becomes of a request without a good answer, and the item it was decided for.
@@ -393,10 +379,10 @@ function Ledger:result_line(ordinal) return self:line_at(self.places[ordinal]) e
 ---@return string|nil line
 function Ledger:line_at(at)
   if not at then return nil end
-  local n = iteration_of(at)
+  local n, offset = split_place(at)
   self.readers = self.readers or {}
   if not self.readers[n] then self.readers[n] = assert(jsonl.open(self.job:merged_path(n))) end
-  return assert(self.readers[n]:at(offset_of(at)))
+  return assert(self.readers[n]:at(offset))
 end
 
 -- ---------------------------------------------------------------- the files people read
@@ -432,7 +418,7 @@ end
 pieces["invalid_results_iteration_%d.jsonl"] = function(self, put, n)
   for ordinal = 1, self.index.count do
     local at = self.last[ordinal] and self.last[ordinal] ~= VALID and self.places[ordinal]
-    if at and iteration_of(at) == n and not put(self:result_line(ordinal) .. "\n", ordinal) then return end
+    if at and split_place(at) == n and not put(self:result_line(ordinal) .. "\n", ordinal) then return end
   end
 end
 

@@ -6,6 +6,20 @@ local outcome = require "obatch.outcome"
 
 local results = {}
 
+--- Bits of the offset in a file.
+local OFFSET_BITS <const> = 48
+
+--- Where a line stands, in one integer: the number that a file is known by, and the offset there.
+---@param number integer
+---@param offset integer
+---@return integer place
+function results.place(number, offset) return number << OFFSET_BITS | offset end
+
+---@param place integer
+---@return integer number
+---@return integer offset
+function results.split_place(place) return place >> OFFSET_BITS, place & (1 << OFFSET_BITS) - 1 end
+
 local function is_result(record) return not record.error and type(record.id) == "string" end
 
 --- Whether there is a result line in it. A page of a gateway holds none.

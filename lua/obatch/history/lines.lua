@@ -2,6 +2,7 @@
 
 local jsonl = require "obatch.jsonl"
 local progress = require "obatch.progress"
+local results = require "obatch.results"
 
 ---@class obatch.history.Lines
 local Lines = {}
@@ -11,9 +12,6 @@ local lines = {}
 
 --- Files that are open at the same time: a job may have thousands.
 local MAX_OPEN = 24
-
---- Bits of the offset in a file.
-local OFFSET_BITS <const> = 48
 
 ---@return obatch.history.Lines
 function lines.new()
@@ -33,23 +31,17 @@ function Lines:add(path, about)
   return number
 end
 
---- The place of the line that begins at an offset of a file, by the file's number.
----@param number integer
----@param offset integer
----@return integer
-function lines.place(number, offset) return number << OFFSET_BITS | offset end
-
 --- The file of a place: { path=, about= }.
 ---@param place integer
 ---@return table
-function Lines:file(place) return self.files[place >> OFFSET_BITS] end
+function Lines:file(place) return self.files[(results.split_place(place))] end
 
 --- The line at a place.
 ---@param place integer
 ---@return string? text  nil when it cannot be read any more
 ---@return string? message
 function Lines:text(place)
-  local number = place >> OFFSET_BITS
+  local number, offset = results.split_place(place)
   local reader = self.readers[number]
   if not reader then
     local message
@@ -63,7 +55,7 @@ function Lines:text(place)
     self.readers[number] = reader
     table.insert(self.open, number)
   end
-  return reader:at(place & (1 << OFFSET_BITS) - 1)
+  return reader:at(offset)
 end
 
 --- Where the lines of several files are, by request. `paths` is a list of { path=, ... }, which Lines:file() has as
@@ -85,7 +77,7 @@ function Lines:map(paths, ids, tell, only)
       local id = record.id
       local ordinal = not wanted and type(id) == "string" and ids:find(id) or wanted and id == wanted and only
       if ordinal then
-        local place = lines.place(file, record.offset)
+        local place = results.place(file, record.offset)
         if not map.at[ordinal] then
           map.at[ordinal], map.number[ordinal] = place, record.number
         else
