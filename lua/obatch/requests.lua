@@ -106,7 +106,7 @@ function requests.read(path, max_requests, max_bytes)
   -- Only a file that has duplicates pays for remembering which line came first.
   local first_line = index.duplicates > 0 and {}
   local by_key, ordinal = {}, 0
-  for record in progress.over(jsonl.scan(path, FIELDS, { text = true }), "checking", path) do
+  for record in progress.over(jsonl.scan(path, FIELDS), "checking", path) do
     if record.error then
       if not (has_mark and record.number == 1) then faults[#faults + 1] = record.error end
     else
