@@ -66,6 +66,7 @@ struct json_node {
     struct json_value found; /* what the last json_find saw here: the whole value */
     const char *token;       /* in the pointer, still with ~0 and ~1 */
     size_t length;
+    bool escaped;            /* it has any of those */
     size_t index;            /* the array index that the token is, or SIZE_MAX */
     uint32_t child, sibling; /* 0 for none */
 };

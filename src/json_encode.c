@@ -2,6 +2,7 @@
  * back the same, so that equal values give equal text. */
 #include "json_lua.h"
 #include "obatch.h"
+#include "simd.h"
 
 #include <float.h>
 #include <math.h>
@@ -32,12 +33,15 @@ static void add_text(lua_State *L, struct json_out *out, const char *text) {
 }
 
 void json_out_string(lua_State *L, struct json_out *out, const char *bytes, size_t length) {
-    const char *at = bytes, *end = bytes + length, *plain = at;
+    const char *at = bytes, *end = bytes + length;
     add_text(L, out, "\"");
-    for (; at < end; at++) {
-        unsigned char c = (unsigned char)*at;
-        if (c >= 0x20 && c != '"' && c != '\\') continue;
-        char escape[8] = {'\\', *at};
+    for (;;) {
+        size_t plain = simd_json_plain(at, (size_t)(end - at));
+        json_out_add(L, out, at, plain);
+        at += plain;
+        if (at == end) break;
+        unsigned char c = (unsigned char)*at++;
+        char escape[8] = {'\\', (char)c};
         static const char control[] = "\b\f\n\r\t", letters[] = "bfnrt";
         const char *known = c ? strchr(control, c) : NULL;
         if (known) {
@@ -45,11 +49,8 @@ void json_out_string(lua_State *L, struct json_out *out, const char *bytes, size
         } else if (c < 0x20) {
             snprintf(escape, sizeof escape, "\\u%04x", c);
         }
-        json_out_add(L, out, plain, (size_t)(at - plain));
         add_text(L, out, escape);
-        plain = at + 1;
     }
-    json_out_add(L, out, plain, (size_t)(end - plain));
     add_text(L, out, "\"");
 }
 

@@ -5,6 +5,7 @@
 #include "module.h"
 #include "obatch.h"
 #include "os.h"
+#include "simd.h"
 
 #include <limits.h>
 #include <locale.h>
@@ -198,6 +199,11 @@ static int run(lua_State *L) {
 int main(int argc, char **argv) {
     setlocale(LC_CTYPE, ""); /* and nothing else: numbers keep their point */
     forbid_core_dumps();
+    if (!simd_choose(getenv("OBATCH_SIMD"))) {
+        fprintf(stderr, "obatch: OBATCH_SIMD: this machine has no level \"%s\"\n",
+                getenv("OBATCH_SIMD"));
+        return EXIT_FAILURE;
+    }
     lua_State *L = lua_newstate(heap_alloc, NULL);
     if (!L) {
         fputs("obatch: not enough memory\n", stderr);

@@ -68,6 +68,9 @@ done
 for spec in tests/*_spec.lua; do
   suite "$(basename "$spec" .lua)" "$obatch" run tests/busted.lua "$spec"
 done
+for spec in json jsonl; do
+  suite "${spec}_spec without vectors" env OBATCH_SIMD=portable "$obatch" run tests/busted.lua "tests/${spec}_spec.lua"
+done
 check "the benchmark runs, and its programs agree" sh tests/bench/run.sh --size tiny --rounds 1
 suite "official Node SDK" sh tests/sdk/run.sh "$obatch" build/sdk
 suite "report page in Chromium" sh tests/browser/run.sh "$obatch" build/browser

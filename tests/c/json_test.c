@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "json.h"
+#include "simd.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -465,5 +466,11 @@ int main(void) {
         cmocka_unit_test(a_string_may_hold_a_json_text),
         cmocka_unit_test(a_plan_tells_of_a_lone_surrogate_anywhere),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = 0;
+    for (int i = 0; simd_name(i); i++) {
+        simd_choose(simd_name(i));
+        printf("# %s\n", simd_level());
+        failed += cmocka_run_group_tests(tests, NULL, NULL);
+    }
+    return failed;
 }

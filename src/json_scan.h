@@ -1,0 +1,805 @@
+/* The scanner behind json.h, compiled once for each level: simd_<level>.c includes it after it has
+ * defined, for its processor,
+ *   LEVEL(name)      the name with that of the level
+ *   WIDTH            how many bytes these look at; what they return is WIDTH when all are such
+ * bytes: ascii_prefix     leading bytes that are ASCII and stand for themselves in a string
+ *   slash_prefix     leading bytes that are no backslash
+ *   space_prefix     leading spaces
+ * and, with BLOCKS, 64 bytes as bit masks and UTF-8 in vectors. Nothing reads outside the text. */
+#include "json.h"
+#include "json_utf8.h"
+#include "simd_level.h"
+
+#include <string.h>
+
+/* What comes next in a text. */
+enum { VALUE, FIRST_VALUE, KEY, FIRST_KEY, COMMA, END };
+
+/* ---- bytes ---- */
+
+/* How many decimal digits are at `at`. */
+static inline size_t digits(const char *at, const char *end) {
+    const char *from = at;
+    while (end - at >= 8) {
+        /* In each byte: 0 to 9 for a digit. What is more sets the top bit, by itself or when 0x76
+         * is added; a carry only reaches what comes after. */
+        uint64_t word = load_8(at) ^ 0x3030303030303030u;
+        uint64_t others = ((word + 0x7676767676767676u) | word) & 0x8080808080808080u;
+        if (others) return (size_t)(at - from) + ((size_t)__builtin_ctzll(others) >> 3);
+        at += 8;
+    }
+    while (at < end && *at >= '0' && *at <= '9') at++;
+    return (size_t)(at - from);
+}
+
+/* The four hex digits at `at`, or -1. */
+static int hex4(const char *at, const char *end) {
+    if (end - at < 4) return -1;
+    int code = 0;
+    for (int i = 0; i < 4; i++) {
+        unsigned char c = (unsigned char)at[i];
+        /* A letter of either case is 0x41 to 0x46 without bit 5. */
+        unsigned digit = c - (unsigned)'0', letter = (c & ~0x20u) - 'A';
+        if (digit > 9) {
+            if (letter > 5) return -1;
+            digit = letter + 10;
+        }
+        code = code << 4 | (int)digit;
+    }
+    return code;
+}
+
+static bool is_high(int code) {
+    return code >= 0xD800 && code <= 0xDBFF;
+}
+
+static bool is_low(int code) {
+    return code >= 0xDC00 && code <= 0xDFFF;
+}
+
+/* ---- tokens ---- */
+
+static enum json_type fail(struct json_reader *reader, const char *at, const char *message) {
+    /* Every complaint about something missing is the same complaint when the text is over. */
+    reader->error.message = at < reader->end ? message : "unexpected end of the text";
+    reader->error.offset = (size_t)(at - reader->text);
+    reader->expects = END;
+    return JSON_ERROR;
+}
+
+static bool is_white(char byte) {
+    return byte == ' ' || byte == '\n' || byte == '\r' || byte == '\t';
+}
+
+static const char *skip_white_run(const char *at, const char *end) {
+    while (at < end && is_white(*at)) {
+        at++;
+        /* Indentation. */
+        while (end - at >= WIDTH) {
+            size_t spaces = space_prefix(at);
+            at += spaces;
+            if (spaces < WIDTH) break;
+        }
+    }
+    return at;
+}
+
+static inline const char *skip_space(const char *at, const char *end) {
+    if (at < end && *at == ' ') at++; /* most often it is one space or nothing */
+    return at == end || (unsigned char)*at > ' ' ? at : skip_white_run(at, end);
+}
+
+/* Reads an escape at the backslash; returns the byte after it, or NULL after fail(). */
+static const char *read_escape(struct json_reader *reader, const char *at) {
+    const char *end = reader->end;
+    if (at + 1 == end) return fail(reader, end, ""), NULL;
+    if (at[1] != 'u') {
+        if (at[1] && strchr("\"\\/bfnrt", at[1])) return at + 2;
+        return fail(reader, at, "invalid escape"), NULL;
+    }
+    int code = hex4(at + 2, end);
+    if (code < 0) return fail(reader, at, "invalid \\u escape"), NULL;
+    if (is_high(code) && end - at >= 8 && at[6] == '\\' && at[7] == 'u' &&
+        is_low(hex4(at + 8, end)))
+        return at + 12;
+    if ((is_high(code) || is_low(code)) && !reader->lone) reader->lone = at;
+    return at + 6;
+}
+
+/* From `at` in a string to its closing quote, one character after the other; NULL after fail(). */
+static const char *walk_string(struct json_reader *reader, const char *at, bool *escaped) {
+    const char *end = reader->end;
+    for (;;) {
+        while (end - at >= WIDTH) {
+            size_t plain = ascii_prefix(at);
+            at += plain;
+            if (plain < WIDTH) break;
+        }
+        while (at < end && (unsigned char)*at >= 0x20 && (unsigned char)*at < 0x80 && *at != '"' &&
+               *at != '\\')
+            at++;
+        if (at == end) return fail(reader, at, ""), NULL;
+        if (*at == '"') return at;
+        if (*at == '\\') {
+            *escaped = true;
+            at = read_escape(reader, at);
+            if (!at) return NULL;
+        } else if ((unsigned char)*at < 0x20) {
+            return fail(reader, at, "control character in a string (must be escaped)"), NULL;
+        } else {
+            /* Text in other scripts comes in runs. */
+            do {
+                int step = utf8_length(at, end);
+                if (step == 0) return fail(reader, at, "invalid UTF-8"), NULL;
+                at += step;
+            } while (at < end && (unsigned char)*at >= 0x80);
+        }
+    }
+}
+
+#ifdef BLOCKS
+/* Which of 64 bytes come after an odd number of backslashes. *carry is 1 when the first one does
+ * because of the bytes before, and then when the first one of the next 64 does. */
+static inline uint64_t after_slash(uint64_t slashes, uint64_t *carry) {
+    const uint64_t even = 0x5555555555555555u;
+    uint64_t first = *carry;
+    slashes &= ~first; /* it is escaped, and begins nothing */
+    if (!(slashes & slashes << 1)) {
+        *carry = slashes >> 63;
+        return first | slashes << 1;
+    }
+    uint64_t starts = slashes & ~(slashes << 1), from_even, from_odd;
+    /* Added to its first bit, a run of ones becomes a one behind the run. The run was odd when it
+     * began at an even place and that one is at an odd place, or the other way round. */
+    from_even = slashes + (starts & even);
+    *carry = __builtin_add_overflow(slashes, starts & ~even, &from_odd);
+    return first | (~slashes & ((from_even & ~even) | (from_odd & even)));
+}
+
+/* The same as walk_string, 64 bytes at a time; NULL, and no fail(), as soon as something is wrong,
+ * or the text is over: the slow way then finds out what and where. */
+static const char *leap_string(struct json_reader *reader, const char *at, bool *escaped) {
+    const char *end = reader->end, *read = at; /* escapes before this have been read */
+    uint64_t carry = 0;
+    bool text = false; /* the block before had more than ASCII */
+    struct utf8 utf8;
+    while (at < end) {
+        struct block block =
+            end - at >= 64 ? block_load(at) : block_load_part(at, (size_t)(end - at));
+        uint64_t slashes = block_equal(block, '\\'), quotes = block_equal(block, '"');
+        uint64_t low = block_low(block), high = block_high(block);
+        uint64_t after = after_slash(slashes, &carry);
+        uint64_t close = quotes & ~after;
+        uint64_t inside = (close & (0 - close)) - 1; /* all before the first, or all */
+        if (low & ~high & inside) return NULL;
+        if (high || text) {
+            if (!text) utf8_begin(&utf8);
+            utf8_add(&utf8, block);
+            if (utf8_is_bad(&utf8)) return NULL;
+            text = high >> 61; /* may go on in the next block */
+        }
+        if (slashes & inside) *escaped = true;
+        uint64_t others = after & inside & ~(slashes | quotes | block_simple(block));
+        for (; others; others &= others - 1) {
+            const char *slash = at + __builtin_ctzll(others) - 1;
+            if (slash < read) continue; /* the second half of a pair */
+            read = read_escape(reader, slash);
+            if (!read) return NULL;
+        }
+        if (close) return at + __builtin_ctzll(close);
+        at += 64;
+        if (slashes | low | carry) continue;
+        while (end - at >= 128 && !is_special_128(at)) at += 128;
+    }
+    return NULL;
+}
+#endif
+
+/* Reads the string whose opening quote is at reader->at. */
+static inline bool read_string(struct json_reader *reader, struct json_value *value) {
+    const char *from = reader->at, *at = from + 1, *close = NULL;
+    if (reader->end - at >= WIDTH) {
+        at += ascii_prefix(at);
+        if (at < from + 1 + WIDTH && *at == '"') close = at;
+    }
+#ifdef BLOCKS
+    if (!close) close = leap_string(reader, at, &value->escaped);
+#endif
+    if (!close) close = walk_string(reader, at, &value->escaped);
+    if (!close) return false;
+    value->at = from;
+    value->length = (size_t)(close + 1 - from);
+    reader->at = close + 1;
+    return true;
+}
+
+static bool read_number(struct json_reader *reader) {
+    const char *at = reader->at, *end = reader->end;
+    if (*at == '-') at++;
+    size_t count = digits(at, end);
+    if (count == 0) return fail(reader, at, "expected a digit"), false;
+    if (*at == '0' && count > 1) return fail(reader, at + 1, "a number cannot begin with 0"), false;
+    at += count;
+    if (at < end && *at == '.') {
+        at++;
+        count = digits(at, end);
+        if (count == 0) return fail(reader, at, "expected a digit"), false;
+        at += count;
+    }
+    if (at < end && (*at == 'e' || *at == 'E')) {
+        at++;
+        if (at < end && (*at == '+' || *at == '-')) at++;
+        count = digits(at, end);
+        if (count == 0) return fail(reader, at, "expected a digit"), false;
+        at += count;
+    }
+    reader->at = at;
+    return true;
+}
+
+static bool read_word(struct json_reader *reader, const char *word, size_t length) {
+    if ((size_t)(reader->end - reader->at) < length || memcmp(reader->at, word, length) != 0)
+        return fail(reader, reader->at, "expected a value"), false;
+    reader->at += length;
+    return true;
+}
+
+static bool in_object(const struct json_reader *reader) {
+    int level = reader->depth - 1;
+    return reader->objects[level / 64] >> (level % 64) & 1;
+}
+
+static void after_value(struct json_reader *reader) {
+    reader->expects = reader->depth ? COMMA : END;
+}
+
+static enum json_type open_container(struct json_reader *reader, enum json_type type) {
+    if (reader->depth == JSON_DEPTH) return fail(reader, reader->at, "nested too deep");
+    int level = reader->depth++;
+    uint64_t bit = (uint64_t)1 << (level % 64);
+    if (type == JSON_OBJECT) {
+        reader->objects[level / 64] |= bit;
+        reader->expects = FIRST_KEY;
+    } else {
+        reader->objects[level / 64] &= ~bit;
+        reader->expects = FIRST_VALUE;
+    }
+    reader->at++;
+    return type;
+}
+
+static enum json_type read_value(struct json_reader *reader, struct json_value *value) {
+    bool good;
+    value->at = reader->at;
+    switch (*reader->at) {
+    case '{':
+        value->length = 1;
+        return value->type = open_container(reader, JSON_OBJECT);
+    case '[':
+        value->length = 1;
+        return value->type = open_container(reader, JSON_ARRAY);
+    case '"':
+        value->type = JSON_STRING;
+        good = read_string(reader, value);
+        break;
+    case 't':
+        value->type = JSON_TRUE;
+        good = read_word(reader, "true", 4);
+        break;
+    case 'f':
+        value->type = JSON_FALSE;
+        good = read_word(reader, "false", 5);
+        break;
+    case 'n':
+        value->type = JSON_NULL;
+        good = read_word(reader, "null", 4);
+        break;
+    case '\xEF':
+        if (reader->end - reader->at >= 3 && memcmp(reader->at, "\xEF\xBB\xBF", 3) == 0)
+            return fail(reader, reader->at, "byte order mark");
+        return fail(reader, reader->at, "expected a value");
+    default:
+        if (*reader->at != '-' && (*reader->at < '0' || *reader->at > '9'))
+            return fail(reader, reader->at, "expected a value");
+        value->type = JSON_NUMBER;
+        good = read_number(reader);
+    }
+    if (!good) return JSON_ERROR;
+    value->length = (size_t)(reader->at - value->at);
+    after_value(reader);
+    return value->type;
+}
+
+static enum json_type read_key(struct json_reader *reader, struct json_value *value) {
+    if (reader->at == reader->end || *reader->at != '"')
+        return fail(reader, reader->at,
+                    reader->expects == FIRST_KEY ? "expected a key or '}'" : "expected a key");
+    if (!read_string(reader, value)) return JSON_ERROR;
+    reader->at = skip_space(reader->at, reader->end);
+    if (reader->at == reader->end || *reader->at != ':')
+        return fail(reader, reader->at, "expected ':'");
+    reader->at++;
+    reader->expects = VALUE;
+    return value->type = JSON_KEY;
+}
+
+static enum json_type close_container(struct json_reader *reader, struct json_value *value) {
+    value->at = reader->at++;
+    value->length = 1;
+    reader->depth--;
+    after_value(reader);
+    return value->type = JSON_CLOSE;
+}
+
+static enum json_type LEVEL(next)(struct json_reader *reader, struct json_value *value) {
+    *value = (struct json_value){.type = JSON_ERROR};
+    if (reader->error.message) return JSON_ERROR;
+    reader->at = skip_space(reader->at, reader->end);
+    char next = reader->at < reader->end ? *reader->at : '\0';
+    switch (reader->expects) {
+    case END:
+        if (reader->at < reader->end) return fail(reader, reader->at, "text after the value");
+        return value->type = JSON_ABSENT;
+    case COMMA: {
+        bool object = in_object(reader);
+        if (next == (object ? '}' : ']')) return close_container(reader, value);
+        if (next != ',')
+            return fail(reader, reader->at, object ? "expected ',' or '}'" : "expected ',' or ']'");
+        reader->at++;
+        reader->at = skip_space(reader->at, reader->end);
+        if (object) {
+            reader->expects = KEY;
+            return value->type = read_key(reader, value);
+        }
+        break;
+    }
+    case FIRST_KEY:
+        if (next == '}') return close_container(reader, value);
+        return value->type = read_key(reader, value);
+    case FIRST_VALUE:
+        if (next == ']') return close_container(reader, value);
+        break;
+    default:
+        break;
+    }
+    if (reader->at == reader->end) return fail(reader, reader->at, "");
+    return value->type = read_value(reader, value);
+}
+
+/* ---- whole texts ---- */
+
+static bool LEVEL(check)(const char *text, size_t length, bool decodable,
+                         struct json_error *error) {
+    struct json_reader reader;
+    struct json_value value;
+    json_open(&reader, text, length);
+    while (LEVEL(next)(&reader, &value) > JSON_ERROR) {
+        if (decodable && reader.lone) {
+            error->message = "lone surrogate";
+            error->offset = (size_t)(reader.lone - text);
+            return false;
+        }
+    }
+    *error = reader.error;
+    return !error->message;
+}
+
+/* ---- strings ---- */
+
+/* Decodes what is at *at in a checked string: one escape, or else one byte. Returns its length in
+ * UTF-8, or 0 for a lone surrogate. */
+static int read_character(const char **at, const char *end, char out[4]) {
+    const char *from = *at;
+    if (*from != '\\') {
+        out[0] = *from;
+        *at = from + 1;
+        return 1;
+    }
+    *at = from + 2;
+    switch (from[1]) {
+    case 'b':
+        out[0] = '\b';
+        return 1;
+    case 'f':
+        out[0] = '\f';
+        return 1;
+    case 'n':
+        out[0] = '\n';
+        return 1;
+    case 'r':
+        out[0] = '\r';
+        return 1;
+    case 't':
+        out[0] = '\t';
+        return 1;
+    case 'u':
+        break;
+    default:
+        out[0] = from[1];
+        return 1;
+    }
+    uint32_t code = (uint32_t)hex4(from + 2, end);
+    *at = from + 6;
+    if (is_low((int)code)) return 0;
+    if (is_high((int)code)) {
+        int low = end - from >= 12 && from[6] == '\\' && from[7] == 'u' ? hex4(from + 8, end) : -1;
+        if (!is_low(low)) return 0;
+        code = 0x10000 + ((code - 0xD800) << 10) + (uint32_t)(low - 0xDC00);
+        *at = from + 12;
+    }
+    if (code < 0x80) {
+        out[0] = (char)code;
+        return 1;
+    }
+    int length = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (int i = length - 1; i > 0; i--, code >>= 6) out[i] = (char)(0x80 | (code & 0x3F));
+    out[0] = (char)((length == 2 ? 0xC0 : length == 3 ? 0xE0 : 0xF0) | code);
+    return length;
+}
+
+static bool LEVEL(unescape)(const struct json_value *value, char *out, size_t *size) {
+    const char *at = value->at + 1, *end = value->at + value->length - 1;
+    char *to = out;
+    while (at < end) {
+        /* What is copied is never longer than what it comes from, so there is room for all of it.
+         */
+        while (end - at >= WIDTH) {
+            memcpy(to, at, WIDTH);
+            size_t plain = slash_prefix(at);
+            at += plain;
+            to += plain;
+            if (plain < WIDTH) break;
+        }
+        while (at < end && *at != '\\') *to++ = *at++;
+        if (at == end) break;
+        const char *slash = at;
+        int length = read_character(&at, end, to);
+        if (length == 0) {
+            *size = (size_t)(slash - value->at);
+            return false;
+        }
+        to += length;
+    }
+    *size = (size_t)(to - out);
+    return true;
+}
+
+/* ---- JSON in a string ---- */
+
+/* These read what a string means as it stands, escapes and all: a quote is \" there. The bytes are
+ * those of a checked string, so that a raw quote comes at its end and nowhere else, and no
+ * backslash is the last byte before it. They know the forms that occur, and return false (or NULL)
+ * for others, which says nothing: LEVEL(inner) then takes the text out of its escapes and looks
+ * again. */
+
+static inline const char *find_slash(const char *at, const char *end) {
+    while (end - at >= WIDTH) {
+        size_t plain = slash_prefix(at);
+        if (plain < WIDTH) return at + plain;
+        at += WIDTH; /* not "plain": so the next load need not wait for this one */
+    }
+    while (at < end && *at != '\\') at++;
+    return at;
+}
+
+static const char *skip_quoted_white(const char *at, const char *end) {
+    for (;;) {
+        if (*at == ' ') {
+            at += end - at >= WIDTH ? space_prefix(at) : 1;
+        } else if (*at == '\\' && (at[1] == 'n' || at[1] == 't' || at[1] == 'r')) {
+            at += 2;
+        } else {
+            return at;
+        }
+    }
+}
+
+static inline bool is_quoted_quote(const char *at) {
+    return *at == '\\' && at[1] == '"';
+}
+
+/* Most often it is one space or nothing; a branch, which is foreseen, and not an addition, for
+ * which all that follows would wait. */
+static inline const char *skip_quoted_space(const char *at, const char *end) {
+    char byte = *at;
+    if (byte == ' ') byte = *++at;
+    if (byte == '\\' && at[1] != '"') return skip_quoted_white(at, end);
+    return byte == ' ' ? skip_quoted_white(at, end) : at;
+}
+
+/* Behind an escape of the string within, whose backslash is two at `at`; or NULL. */
+static const char *skip_quoted_escape(const char *at, const char *end) {
+    switch (at[2]) {
+    case '/':
+    case 'b':
+    case 'f':
+    case 'n':
+    case 'r':
+    case 't':
+        return at + 3;
+    case '\\':
+        return at[3] == '"' || at[3] == '\\' ? at + 4 : NULL;
+    case 'u': {
+        int code = hex4(at + 3, end);
+        return code < 0 || is_high(code) || is_low(code) ? NULL : at + 7;
+    }
+    default:
+        return NULL;
+    }
+}
+
+/* Behind what looks like an escape in the string within, but is one of the string around it. */
+static const char *skip_escape_in_quoted(const char *at, const char *end) {
+    int code;
+    if (at == end) return NULL;
+    switch (at[1]) {
+    case '\\':
+        return skip_quoted_escape(at, end);
+    case '/':
+        return at + 2;
+    case 'u':
+        code = hex4(at + 2, end);
+        return code < 0x80 || is_high(code) || is_low(code) ? NULL : at + 6;
+    default:
+        return NULL;
+    }
+}
+
+/* From behind the opening quote of a string within to behind its closing one. */
+static inline const char *skip_quoted_string(const char *at, const char *end) {
+    for (;;) {
+        at = find_slash(at, end);
+        if (is_quoted_quote(at)) return at + 2;
+        at = skip_escape_in_quoted(at, end);
+        if (!at) return NULL;
+    }
+}
+
+static inline const char *skip_quoted_number(const char *at, const char *end) {
+    if (*at == '-' && *++at == '-') return NULL;
+    size_t count = digits(at, end);
+    if (count == 0 || (*at == '0' && count > 1)) return NULL;
+    at += count;
+    if (*at == '.') {
+        count = digits(++at, end);
+        if (count == 0) return NULL;
+        at += count;
+    }
+    if (*at == 'e' || *at == 'E') {
+        at++;
+        if (*at == '+' || *at == '-') at++;
+        count = digits(at, end);
+        if (count == 0) return NULL;
+        at += count;
+    }
+    return at;
+}
+
+static inline bool has_word(const char *at, const char *end, const char *word, ptrdiff_t length) {
+    return end - at >= length && memcmp(at, word, (size_t)length) == 0;
+}
+
+static bool is_quoted_json(const char *at, const char *end) {
+    uint64_t open = 1; /* a bit for each container, set for an object, below one that stays */
+    at = skip_quoted_space(at, end);
+    for (;;) {
+        /* A value. */
+        switch (*at) {
+        case '\\':
+            if (at[1] != '"') return false;
+            at = skip_quoted_string(at + 2, end);
+            break;
+        case '{':
+        case '[': {
+            if (open >> 63) return false;
+            bool object = *at == '{';
+            open = open << 1 | object;
+            at = skip_quoted_space(at + 1, end);
+            if (*at == (object ? '}' : ']')) {
+                at++;
+                open >>= 1;
+                break;
+            }
+            if (object) goto key;
+            continue;
+        }
+        case 't':
+            at = has_word(at, end, "true", 4) ? at + 4 : NULL;
+            break;
+        case 'f':
+            at = has_word(at, end, "false", 5) ? at + 5 : NULL;
+            break;
+        case 'n':
+            at = has_word(at, end, "null", 4) ? at + 4 : NULL;
+            break;
+        default:
+            at = skip_quoted_number(at, end);
+        }
+        if (!at) return false;
+        /* What may follow it. */
+        for (;; at++, open >>= 1) {
+            at = skip_quoted_space(at, end);
+            if (open == 1) return at == end;
+            if (*at != (open & 1 ? '}' : ']')) break;
+        }
+        if (*at != ',') return false;
+        at = skip_quoted_space(at + 1, end);
+        if (!(open & 1)) continue;
+    key:
+        if (!is_quoted_quote(at)) return false;
+        at = skip_quoted_string(at + 2, end);
+        if (!at) return false;
+        at = skip_quoted_space(at, end);
+        if (*at != ':') return false;
+        at = skip_quoted_space(at + 1, end);
+    }
+}
+
+static bool is_space(char byte) {
+    return byte == ' ' || (byte >= '\t' && byte <= '\r');
+}
+
+static bool LEVEL(inner)(const struct json_value *value, char *scratch) {
+    const char *at = value->at + 1;
+    size_t length = value->length - 2;
+    if (value->escaped) {
+        if (is_quoted_json(at, at + length)) return true;
+        if (!LEVEL(unescape)(value, scratch, &length)) return false;
+        at = scratch;
+    }
+    while (length > 0 && is_space(at[length - 1])) length--;
+    while (length > 0 && is_space(*at)) at++, length--;
+    struct json_error ignored;
+    return LEVEL(check)(at, length, true, &ignored);
+}
+
+/* memcmp(...) == 0 for what is most often shorter than 16 bytes: two words that may overlap. */
+static inline bool is_same(const char *a, const char *b, size_t length) {
+    if (length > 16) return memcmp(a, b, length) == 0;
+    if (length >= 8)
+        return load_8(a) == load_8(b) && load_8(a + length - 8) == load_8(b + length - 8);
+    for (size_t i = 0; i < length; i++)
+        if (a[i] != b[i]) return false;
+    return true;
+}
+
+/* Is this key, unescaped, that token with ~0 and ~1 resolved? */
+static bool is_key_slowly(const struct json_value *key, const struct json_node *node) {
+    const char *at = key->at + 1, *end = key->at + key->length - 1;
+    const char *token = node->token, *token_end = token + node->length;
+    while (at < end) {
+        char character[4];
+        int length = read_character(&at, end, character);
+        if (length == 0) return false;
+        for (int i = 0; i < length; i++) {
+            if (token == token_end) return false;
+            char expected = *token++;
+            if (expected == '~') expected = *token++ == '0' ? '~' : '/';
+            if (character[i] != expected) return false;
+        }
+    }
+    return token == token_end;
+}
+
+static inline bool is_key(const struct json_value *key, const struct json_node *node) {
+    if (key->escaped || node->escaped) return is_key_slowly(key, node);
+    return key->length - 2 == node->length && is_same(key->at + 1, node->token, node->length);
+}
+
+static void forget(struct json_plan *plan, uint32_t here) {
+    if (plan->nodes[here].found.type == JSON_ABSENT) return;
+    plan->nodes[here].found = (struct json_value){0};
+    for (uint32_t child = plan->nodes[here].child; child; child = plan->nodes[child].sibling)
+        forget(plan, child);
+}
+
+/* Reads the rest of the container that has just been opened. */
+static bool skip_rest(struct json_reader *reader) {
+    int depth = reader->depth;
+    struct json_value value;
+    while (reader->depth >= depth)
+        if (LEVEL(next)(reader, &value) == JSON_ERROR) return false;
+    return true;
+}
+
+/* Reads the value that begins with the token `first`, for node `here` (0 < here, or the root) and
+ * everything below it. Recursion goes as deep as the plan and the text both do. */
+static bool find_value(struct json_reader *reader, struct json_plan *plan, uint32_t here,
+                       const struct json_value *first) {
+    plan->nodes[here].found = *first;
+    if (first->type != JSON_ARRAY && first->type != JSON_OBJECT) return true;
+    if (!plan->nodes[here].child) {
+        if (!skip_rest(reader)) return false;
+    } else {
+        for (size_t index = 0;; index++) {
+            struct json_value item;
+            enum json_type type = LEVEL(next)(reader, &item);
+            if (type == JSON_ERROR) return false;
+            if (type == JSON_CLOSE) break;
+            uint32_t child = plan->nodes[here].child;
+            if (type == JSON_KEY) {
+                while (child && !is_key(&item, &plan->nodes[child]))
+                    child = plan->nodes[child].sibling;
+                /* An earlier value of the same key, and all that was found in it, is void. */
+                if (child) forget(plan, child);
+                if (LEVEL(next)(reader, &item) == JSON_ERROR) return false;
+            } else {
+                while (child && plan->nodes[child].index != index)
+                    child = plan->nodes[child].sibling;
+            }
+            if (child) {
+                if (!find_value(reader, plan, child, &item)) return false;
+            } else if (item.type == JSON_ARRAY || item.type == JSON_OBJECT) {
+                if (!skip_rest(reader)) return false;
+            }
+        }
+    }
+    plan->nodes[here].found.length = (size_t)(reader->at - first->at);
+    return true;
+}
+
+static bool LEVEL(find)(const char *text, size_t length, struct json_plan *plan,
+                        struct json_error *error) {
+    struct json_reader reader;
+    struct json_value value;
+    json_open(&reader, text, length);
+    for (uint32_t i = 0; i < plan->count; i++) plan->nodes[i].found = (struct json_value){0};
+    bool good = LEVEL(next)(&reader, &value) != JSON_ERROR &&
+                find_value(&reader, plan, 0, &value) && LEVEL(next)(&reader, &value) == JSON_ABSENT;
+    plan->lone = reader.lone;
+    *error = reader.error;
+    return good;
+}
+
+/* ---- other kernels ---- */
+
+/* A plain prefix of as many bytes as the text may have. */
+static size_t LEVEL(json_plain)(const char *bytes, size_t length) {
+    const char *at = bytes, *end = bytes + length;
+    while (end - at >= WIDTH) {
+        size_t plain = plain_prefix(at);
+        at += plain;
+        if (plain < WIDTH) return (size_t)(at - bytes);
+    }
+    while (at < end && (unsigned char)*at >= 0x20 && *at != '"' && *at != '\\') at++;
+    return (size_t)(at - bytes);
+}
+
+static size_t LEVEL(utf8_prefix)(const char *bytes, size_t length) {
+    const char *at = bytes, *end = bytes + length;
+#ifdef BLOCKS
+    struct utf8 utf8;
+    utf8_begin(&utf8);
+    const char *sure = at; /* everything before this is valid, and ends a character */
+    for (; end - at >= 64; at += 64) {
+        struct block block = block_load(at);
+        bool ascii = block_high(block) == 0;
+        if (ascii && sure == at) {
+            sure += 64;
+            continue;
+        }
+        utf8_add(&utf8, block);
+        if (utf8_is_bad(&utf8)) break;
+        if (!utf8_is_open(&utf8)) sure = at + 64;
+    }
+    at = sure;
+#endif
+    while (at < end) {
+        int step = (unsigned char)*at < 0x80 ? 1 : utf8_length(at, end);
+        if (step == 0) break;
+        at += step;
+    }
+    return (size_t)(at - bytes);
+}
+
+const struct simd_level LEVEL_TABLE = {
+    .name = LEVEL_NAME,
+    .base64 = LEVEL(base64),
+    .json_plain = LEVEL(json_plain),
+    .utf8_prefix = LEVEL(utf8_prefix),
+    .next = LEVEL(next),
+    .check = LEVEL(check),
+    .find = LEVEL(find),
+    .unescape = LEVEL(unescape),
+    .inner = LEVEL(inner),
+};
