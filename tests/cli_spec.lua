@@ -51,6 +51,7 @@ describe("obatch", function()
       for _, module in ipairs(arg) do require(module) end
       local term = require "obatch.term"
       if arg[1] == "obatch.term" then term.editor {} end
+      assert(not os.getenv "GNUTLS_NO_IMPLICIT_INIT") -- set while libcurl is loaded, for nobody else
       for line in io.lines("/proc/self/maps") do print(line:match("/lib([%w-]+)[^/]*$")) end]])
     local LARGE = { "curl", "microhttpd", "edit", "crypto", "ssl" }
     local function loaded(...)
@@ -220,6 +221,10 @@ describe("the program finds its lua/ and scripts/", function()
     local code, out = support.shell(("cd / && %s/obatch sandbox --help"):format(dir.path))
     assert.equal(0, code)
     has(out, "--faults")
+    assert(os.remove(dir.path .. "/modules/http.so"))
+    local failed, _, err = support.shell(("cd / && %s/obatch --version"):format(dir.path))
+    assert.equal(1, failed)
+    has(err, "cannot load obatch.http: " .. dir.path .. "/modules/http.so: ")
   end)
 
   it("in OBATCH_HOME before anything else, and says so when nothing is there", function()
