@@ -12,8 +12,8 @@
 
 #include <string.h>
 
-/* What comes next in a text. */
-enum { VALUE, FIRST_VALUE, KEY, FIRST_KEY, COMMA, END };
+/* What comes next in a text; json_open begins with the first. */
+enum { VALUE, MEMBER_VALUE, FIRST_KEY, NEXT_KEY, FIRST_ITEM, NEXT_ITEM, END, FAILED };
 
 /* ---- bytes ---- */
 
@@ -63,7 +63,7 @@ static enum json_type fail(struct json_reader *reader, const char *at, const cha
     /* Every complaint about something missing is the same complaint when the text is over. */
     reader->error.message = at < reader->end ? message : "unexpected end of the text";
     reader->error.offset = (size_t)(at - reader->text);
-    reader->expects = END;
+    reader->expects = FAILED;
     return JSON_ERROR;
 }
 
@@ -107,7 +107,8 @@ static const char *read_escape(struct json_reader *reader, const char *at) {
 }
 
 /* From `at` in a string to its closing quote, one character after the other; NULL after fail(). */
-static const char *walk_string(struct json_reader *reader, const char *at, bool *escaped) {
+static __attribute__((noinline)) const char *walk_string(struct json_reader *reader, const char *at,
+                                                         bool *escaped) {
     const char *end = reader->end;
     for (;;) {
         while (end - at >= WIDTH) {
@@ -158,7 +159,8 @@ static inline uint64_t after_slash(uint64_t slashes, uint64_t *carry) {
 
 /* The same as walk_string, 64 bytes at a time; NULL, and no fail(), as soon as something is wrong,
  * or the text is over: the slow way then finds out what and where. */
-static const char *leap_string(struct json_reader *reader, const char *at, bool *escaped) {
+static __attribute__((noinline)) const char *leap_string(struct json_reader *reader, const char *at,
+                                                         bool *escaped) {
     const char *end = reader->end, *read = at; /* escapes before this have been read */
     uint64_t carry = 0;
     bool text = false; /* the block before had more than ASCII */
@@ -244,15 +246,6 @@ static bool read_word(struct json_reader *reader, const char *word, size_t lengt
     return true;
 }
 
-static bool in_object(const struct json_reader *reader) {
-    int level = reader->depth - 1;
-    return reader->objects[level / 64] >> (level % 64) & 1;
-}
-
-static void after_value(struct json_reader *reader) {
-    reader->expects = reader->depth ? COMMA : END;
-}
-
 static enum json_type open_container(struct json_reader *reader, enum json_type type) {
     if (reader->depth == JSON_DEPTH) return fail(reader, reader->at, "nested too deep");
     int level = reader->depth++;
@@ -262,108 +255,132 @@ static enum json_type open_container(struct json_reader *reader, enum json_type 
         reader->expects = FIRST_KEY;
     } else {
         reader->objects[level / 64] &= ~bit;
-        reader->expects = FIRST_VALUE;
+        reader->expects = FIRST_ITEM;
     }
     reader->at++;
     return type;
 }
 
-static enum json_type read_value(struct json_reader *reader, struct json_value *value) {
-    bool good;
-    value->at = reader->at;
-    switch (*reader->at) {
+static enum json_type close_container(struct json_reader *reader, struct json_value *value) {
+    *value = (struct json_value){JSON_CLOSE, false, reader->at++, 1};
+    int level = --reader->depth - 1; /* of the one around it */
+    reader->expects = level < 0                                         ? END
+                      : reader->objects[level / 64] >> (level % 64) & 1 ? NEXT_KEY
+                                                                        : NEXT_ITEM;
+    return JSON_CLOSE;
+}
+
+static enum json_type no_value(struct json_reader *reader) {
+    if (reader->end - reader->at >= 3 && memcmp(reader->at, "\xEF\xBB\xBF", 3) == 0)
+        return fail(reader, reader->at, "byte order mark");
+    return fail(reader, reader->at, "expected a value");
+}
+
+/* Reads the value at reader->at, after which comes what `then` says, if it is no container. */
+static inline enum json_type read_value(struct json_reader *reader, struct json_value *value,
+                                        int then) {
+    const char *at = reader->at;
+    value->at = at;
+    value->escaped = false;
+    switch (*at) {
     case '{':
         value->length = 1;
-        return value->type = open_container(reader, JSON_OBJECT);
+        return open_container(reader, JSON_OBJECT);
     case '[':
         value->length = 1;
-        return value->type = open_container(reader, JSON_ARRAY);
+        return open_container(reader, JSON_ARRAY);
     case '"':
-        value->type = JSON_STRING;
-        good = read_string(reader, value);
-        break;
+        if (!read_string(reader, value)) return JSON_ERROR;
+        reader->expects = then;
+        return JSON_STRING;
     case 't':
         value->type = JSON_TRUE;
-        good = read_word(reader, "true", 4);
+        if (!read_word(reader, "true", 4)) return JSON_ERROR;
         break;
     case 'f':
         value->type = JSON_FALSE;
-        good = read_word(reader, "false", 5);
+        if (!read_word(reader, "false", 5)) return JSON_ERROR;
         break;
     case 'n':
         value->type = JSON_NULL;
-        good = read_word(reader, "null", 4);
+        if (!read_word(reader, "null", 4)) return JSON_ERROR;
         break;
-    case '\xEF':
-        if (reader->end - reader->at >= 3 && memcmp(reader->at, "\xEF\xBB\xBF", 3) == 0)
-            return fail(reader, reader->at, "byte order mark");
-        return fail(reader, reader->at, "expected a value");
-    default:
-        if (*reader->at != '-' && (*reader->at < '0' || *reader->at > '9'))
-            return fail(reader, reader->at, "expected a value");
+    case '-':
+    case '0':
+    case '1':
+    case '2':
+    case '3':
+    case '4':
+    case '5':
+    case '6':
+    case '7':
+    case '8':
+    case '9':
         value->type = JSON_NUMBER;
-        good = read_number(reader);
+        if (!read_number(reader)) return JSON_ERROR;
+        break;
+    default:
+        return no_value(reader);
     }
-    if (!good) return JSON_ERROR;
-    value->length = (size_t)(reader->at - value->at);
-    after_value(reader);
+    value->length = (size_t)(reader->at - at);
+    reader->expects = then;
     return value->type;
 }
 
-static enum json_type read_key(struct json_reader *reader, struct json_value *value) {
-    if (reader->at == reader->end || *reader->at != '"')
-        return fail(reader, reader->at,
-                    reader->expects == FIRST_KEY ? "expected a key or '}'" : "expected a key");
+static inline enum json_type read_key(struct json_reader *reader, struct json_value *value,
+                                      const char *complaint) {
+    value->escaped = false;
+    if (reader->at == reader->end || *reader->at != '"') return fail(reader, reader->at, complaint);
     if (!read_string(reader, value)) return JSON_ERROR;
     reader->at = skip_space(reader->at, reader->end);
     if (reader->at == reader->end || *reader->at != ':')
         return fail(reader, reader->at, "expected ':'");
     reader->at++;
-    reader->expects = VALUE;
-    return value->type = JSON_KEY;
+    reader->expects = MEMBER_VALUE;
+    return JSON_KEY;
 }
 
-static enum json_type close_container(struct json_reader *reader, struct json_value *value) {
-    value->at = reader->at++;
-    value->length = 1;
-    reader->depth--;
-    after_value(reader);
-    return value->type = JSON_CLOSE;
-}
-
-static enum json_type LEVEL(next)(struct json_reader *reader, struct json_value *value) {
-    *value = (struct json_value){.type = JSON_ERROR};
-    if (reader->error.message) return JSON_ERROR;
+static inline enum json_type next_token(struct json_reader *reader, struct json_value *value) {
     reader->at = skip_space(reader->at, reader->end);
     char next = reader->at < reader->end ? *reader->at : '\0';
+    int then = NEXT_ITEM;
     switch (reader->expects) {
-    case END:
-        if (reader->at < reader->end) return fail(reader, reader->at, "text after the value");
-        return value->type = JSON_ABSENT;
-    case COMMA: {
-        bool object = in_object(reader);
-        if (next == (object ? '}' : ']')) return close_container(reader, value);
-        if (next != ',')
-            return fail(reader, reader->at, object ? "expected ',' or '}'" : "expected ',' or ']'");
-        reader->at++;
-        reader->at = skip_space(reader->at, reader->end);
-        if (object) {
-            reader->expects = KEY;
-            return value->type = read_key(reader, value);
-        }
+    case MEMBER_VALUE:
+        then = NEXT_KEY;
         break;
-    }
+    case NEXT_KEY:
+        if (next == '}') return close_container(reader, value);
+        if (next != ',') return fail(reader, reader->at, "expected ',' or '}'");
+        reader->at = skip_space(reader->at + 1, reader->end);
+        return read_key(reader, value, "expected a key");
     case FIRST_KEY:
         if (next == '}') return close_container(reader, value);
-        return value->type = read_key(reader, value);
-    case FIRST_VALUE:
+        return read_key(reader, value, "expected a key or '}'");
+    case NEXT_ITEM:
+        if (next == ']') return close_container(reader, value);
+        if (next != ',') return fail(reader, reader->at, "expected ',' or ']'");
+        reader->at = skip_space(reader->at + 1, reader->end);
+        break;
+    case FIRST_ITEM:
         if (next == ']') return close_container(reader, value);
         break;
-    default:
+    case VALUE:
+        then = END;
         break;
+    case END:
+        if (reader->at < reader->end) return fail(reader, reader->at, "text after the value");
+        return JSON_ABSENT;
+    default:
+        return JSON_ERROR;
     }
     if (reader->at == reader->end) return fail(reader, reader->at, "");
-    return value->type = read_value(reader, value);
+    return read_value(reader, value, then);
+}
+
+static inline enum json_type LEVEL(next)(struct json_reader *reader, struct json_value *value) {
+    enum json_type type = next_token(reader, value);
+    if (type <= JSON_ERROR) *value = (struct json_value){.type = type};
+    return value->type = type;
 }
 
 /* ---- whole texts ---- */
