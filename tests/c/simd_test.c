@@ -305,6 +305,32 @@ static void json_in_a_string_whole_and_damaged(void **state) {
     }
 }
 
+/* Containers that are open are bits of one word, as long as they fit. */
+static void json_in_a_string_closes_what_it_opens_at_every_depth(void **state) {
+    (void)state;
+    for (size_t kind = 0; kind < 3; kind++) {
+        for (size_t depth = 60; depth < 70; depth++) {
+            for (size_t closed = 0; closed <= depth + 1; closed++) {
+                char text[ROOM];
+                size_t length = add(text, 0, "\"");
+                for (size_t i = 0; i < depth; i++)
+                    length = add(text, length, (kind + i) % 3 ? "{\\\"a\\\":" : "[");
+                length = add(text, length, "0");
+                for (size_t i = depth + 1; i-- > depth + 1 - closed;)
+                    length = add(text, length, (kind + i + 2) % 3 ? "}" : "]");
+                levels_agree(text, add(text, length, "\""));
+                if (kind > 0) continue;
+                /* And all of one kind. */
+                length = add(text, 0, "\"");
+                for (size_t i = 0; i < depth; i++) length = add(text, length, "{\\\"a\\\":");
+                length = add(text, length, "0");
+                for (size_t i = 0; i < closed; i++) length = add(text, length, "}");
+                levels_agree(text, add(text, length, "\""));
+            }
+        }
+    }
+}
+
 /* The usual answer is judged as it stands: it is never copied. */
 static void usual_json_in_a_string_is_not_taken_out_of_it(void **state) {
     (void)state;
@@ -371,6 +397,7 @@ int main(void) {
         cmocka_unit_test(runs_of_backslashes_of_every_length),
         cmocka_unit_test(whatever_comes_at_random),
         cmocka_unit_test(json_in_a_string_whole_and_damaged),
+        cmocka_unit_test(json_in_a_string_closes_what_it_opens_at_every_depth),
         cmocka_unit_test(usual_json_in_a_string_is_not_taken_out_of_it),
         cmocka_unit_test(base64_is_that_of_rfc_4648),
         cmocka_unit_test(a_level_that_is_not_here_is_not_taken),
