@@ -233,7 +233,7 @@ local function collect_files(paths)
   if not index then return nil, problem, reason end
   local classes, places, reasons, files = {}, {}, {}, lines.new()
   local file = files:add(raw)
-  for record in progress.over(assert(jsonl.scan(raw, outcome.FIELDS, outcome.SCAN)), "judging", raw) do
+  for record in progress.over(assert(outcome.scan(raw, rules)), "judging", raw) do
     local id = record.custom_id
     local ordinal = not record.error and type(id) == "string" and index:find(id)
     counts.lines = counts.lines + (record.blank and 0 or 1)

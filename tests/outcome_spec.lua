@@ -13,8 +13,8 @@ local function judge(line, policy)
   local dir <close> = support.tmpdir()
   support.write(dir.path .. "/r.jsonl", (type(line) == "table" and json.encode(line) or line) .. "\n")
   local results = {}
-  for i, options in ipairs { outcome.SCAN, {} } do
-    for record in jsonl.scan(dir.path .. "/r.jsonl", outcome.FIELDS, options) do
+  for i, scan in ipairs { outcome.scan, jsonl.scan } do
+    for record in scan(dir.path .. "/r.jsonl", i == 1 and (policy or JSON) or outcome.FIELDS) do
       assert.is_nil(record.error)
       results[i] = outcome.judge(record, policy or JSON)
     end
@@ -453,7 +453,7 @@ describe("the short way of judging", function()
     local valid = 0
     for _, policy in ipairs(policies) do
       local long = assert(jsonl.scan(dir.path .. "/r.jsonl", outcome.FIELDS))
-      for record in jsonl.scan(dir.path .. "/r.jsonl", outcome.FIELDS, outcome.SCAN) do
+      for record in outcome.scan(dir.path .. "/r.jsonl", policy) do
         local expected = outcome.judge(long(), policy)
         assert.same(expected, outcome.judge(record, policy), lines[record.number])
         assert.equal(expected.class, (outcome.class(record, policy)))
@@ -463,13 +463,27 @@ describe("the short way of judging", function()
     assert.truthy(valid > 100 and valid < #policies * #lines)
   end)
 
+  it("refuses what JSON can say and a policy cannot be shown", function()
+    local accepts = { expect = "json", accept = function() return true end }
+    assert.same({ "valid" }, { class(chat " [1e300] ", accepts) })
+    assert.same({ "invalid", "the answer cannot be decoded: number too large at byte 2" },
+      { class(chat " [1e999]", accepts) })
+    assert.equal("valid", (class(chat "```json\n[1]\n```", accepts)))
+    assert.equal("invalid", (class(chat "[1", accepts)))
+  end)
+
   it("is taken for the answers that most are", function()
     local dir <close> = support.tmpdir()
     support.write(dir.path .. "/r.jsonl", json.encode(chat '{"a": 1}') .. "\n" .. json.encode(chat "text") .. "\n")
-    local records = assert(jsonl.scan(dir.path .. "/r.jsonl", outcome.FIELDS, outcome.SCAN))
+    local records = assert(outcome.scan(dir.path .. "/r.jsonl", JSON))
     local good, bad = records(), records()
     assert.is_true(good.is_usual and good.is_json)
     assert.is_true(bad.is_usual)
     assert.is_nil(bad.is_json)
+    -- Where the policy looks at what the text means, decoding it is the check: it is not made twice.
+    local checking = { expect = "json", accept = function() return true end }
+    local record = assert(outcome.scan(dir.path .. "/r.jsonl", checking))()
+    assert.is_true(record.is_usual)
+    assert.is_nil(record.is_json)
   end)
 end)

@@ -7,7 +7,6 @@
 local fs = require "obatch.fs"
 local image_record = require "obatch.image_record"
 local json = require "obatch.json"
-local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
 local part_names = require "obatch.part"
 local progress = require "obatch.progress"
@@ -290,7 +289,7 @@ end
 ---@return string|nil message
 ---@return string|nil code
 function Harvest:take_file(path)
-  local lines, message, code = jsonl.scan(path, outcome.FIELDS, outcome.SCAN)
+  local lines, message, code = outcome.scan(path, self.rules)
   if not lines then return nil, message, code end
   local function note(record, kind, format, ...)
     self.counts.foreign = self.counts.foreign + 1

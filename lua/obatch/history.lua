@@ -205,7 +205,7 @@ local function judge(self, n, members)
   local iteration, classes, places, reasons = self.state.iterations[n], {}, {}, {}
   for _, entry in ipairs(files.results(self, n)) do
     local file = self.lines:add(entry.path, entry)
-    local records, message = jsonl.scan(entry.path, outcome.FIELDS, outcome.SCAN)
+    local records, message = outcome.scan(entry.path, self.rules)
     if not records then self:note(message) end
     for record in records and progress.over(records, "judging", entry.path) or function() end do
       local id = record.custom_id

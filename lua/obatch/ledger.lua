@@ -149,7 +149,7 @@ end
 ---@return string|nil message
 ---@return string|nil code
 function Ledger:judge(path, round, at)
-  local records, message, code = jsonl.scan(path, outcome.FIELDS, outcome.SCAN)
+  local records, message, code = outcome.scan(path, self.policy)
   if not records then return nil, message, code end
   local note, finish = progress.notes(self.log)
   local name = text.printable(path)

@@ -4,6 +4,7 @@
 -- request ended, then refused, then truncated, then the text itself.
 
 local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
 local text = require "obatch.text"
 
 local outcome = {}
@@ -31,12 +32,22 @@ outcome.FIELDS = {
   output_tokens = "/response/body/usage/output_tokens",
 }
 
---- The options of jsonl.scan with which a record tells what most answers are: a text that is JSON, where nothing
---- else speaks against it. Without them, judging comes to the same and takes longer.
-outcome.SCAN = { json = "content", usual = {
+--- What the fields of most answers are: nothing but the text is left to judge.
+local USUAL = {
   status = 200, finish_reason = "stop", failure = json.null, refusal = json.null, state = json.null,
   incomplete = json.null, output = json.null,
-} }
+}
+
+--- The result lines of a file as outcome.class and outcome.judge take them: jsonl.scan with what its threads can find
+--- out for a policy. Records of a plain jsonl.scan(path, outcome.FIELDS) are judged the same, and slower.
+---@param path string
+---@param policy table
+---@return fun(): obatch.jsonl.Record?  what jsonl.scan returns, failures too
+function outcome.scan(path, policy)
+  -- Where the policy looks at the value, decoding it is the check.
+  local is_json_enough = policy.expect == "json" and not (policy.validator or policy.accept)
+  return jsonl.scan(path, outcome.FIELDS, { usual = USUAL, json = is_json_enough and "content" or nil })
+end
 
 --- Codes of an account that cannot pay: nothing sent after them can succeed either.
 local QUOTA = {
@@ -169,16 +180,36 @@ function outcome.answer(line, policy)
   return answer, {}
 end
 
+--- What the policy's own checks say of an answer: of the value that its JSON means, or of the text.
+local function check(value, answer, record, policy)
+  if policy.validator then
+    local ok, message = policy.validator(value)
+    if not ok then return "invalid", "not of the schema: " .. message end
+  end
+  if policy.accept then
+    local ok, message = policy.accept(value, { custom_id = record.custom_id, text = answer })
+    if not ok then return "invalid", message or "refused by the policy's accept()" end
+  end
+  return "valid"
+end
+
 --- Which class a result line has by a policy, and why; what judge() tells besides is not worked out.
----@param record obatch.jsonl.Record  of jsonl.scan(path, outcome.FIELDS, outcome.SCAN)
+---@param record obatch.jsonl.Record  of outcome.scan(path, policy)
 ---@param policy table
 ---@return string class     one of CLASSES
 ---@return string? reason   nil for "valid"
 ---@return boolean? blank   of "truncated": whether it was cut off before any text came
 function outcome.class(record, policy)
-  local has_json = record.is_json and policy.expect == "json"
-  local is_checked = policy.validator or policy.accept
-  if has_json and record.is_usual and not is_checked then return "valid" end
+  local wants_json, is_checked = policy.expect == "json", policy.validator or policy.accept
+  if record.is_usual then
+    if wants_json and not is_checked then
+      if record.is_json then return "valid" end
+    elseif type(record.content) == "string" then
+      local value = record.content
+      if wants_json then value = json.decode(value) elseif text.is_blank(value) then value = nil end
+      if value ~= nil then return check(value, record.content, record, policy) end
+    end
+  end
 
   local class, reason = how_it_ended(record)
   if class then return class, reason end
@@ -205,20 +236,16 @@ function outcome.class(record, policy)
   end
 
   local value = answer
-  if policy.expect == "json" then
+  if wants_json then
     local found, problem = text.find_json(answer, policy.repair)
     if not found then return "invalid", problem end
-    if is_checked then value = json.decode(found) end
+    if is_checked then
+      local at
+      value, problem, at = json.decode(found)
+      if value == nil then return "invalid", ("the answer cannot be decoded: %s at byte %d"):format(problem, at) end
+    end
   end
-  if policy.validator then
-    local ok, message = policy.validator(value)
-    if not ok then return "invalid", "not of the schema: " .. message end
-  end
-  if policy.accept then
-    local ok, message = policy.accept(value, { custom_id = record.custom_id, text = answer })
-    if not ok then return "invalid", message or "refused by the policy's accept()" end
-  end
-  return "valid"
+  return check(value, answer, record, policy)
 end
 
 ---@class obatch.Outcome

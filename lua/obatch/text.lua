@@ -31,7 +31,7 @@ local function trim(string)
   if not first then return "" end
   local last = #string
   while string:find("^%s", last) do last = last - 1 end
-  return string:sub(first, last)
+  return first == 1 and last == #string and string or string:sub(first, last)
 end
 
 --- An object or array that begins a line and runs to the end of the answer, so that the "[3]" of

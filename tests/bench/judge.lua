@@ -12,7 +12,7 @@ local rules = assert(policy.load(policy_path))
 local good, bad = assert(io.open(good_path, "wb")), assert(io.open(bad_path, "wb"))
 good:setvbuf("full", 1 << 18)
 bad:setvbuf("full", 1 << 18)
-for record in assert(jsonl.scan(results, outcome.FIELDS, outcome.SCAN)) do
+for record in assert(outcome.scan(results, rules)) do
   local is_good = not record.error and outcome.class(record, rules) == "valid"
   assert(jsonl.write(is_good and good or bad, record))
 end

@@ -2,7 +2,6 @@
 
 local difference = require "obatch.fsck.difference"
 local fs = require "obatch.fs"
-local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
 local progress = require "obatch.progress"
 
@@ -48,14 +47,14 @@ function merged.more_than(path, files, index, rules, is_proven)
     return type(record.custom_id) == "string" and index and index:find(record.custom_id) or nil
   end
   for _, file in ipairs(files) do
-    for record in progress.over(jsonl.scan(file, outcome.FIELDS, outcome.SCAN), "comparing", file) do
+    for record in progress.over(outcome.scan(file, rules), "comparing", file) do
       if record.text and not record.blank then lines, known[key(record.text)] = lines + 1, true end
       local ordinal = not record.error and ordinal_of(record)
       if ordinal then best[ordinal] = best[ordinal] or outcome.judge(record, rules).class == "valid" end
     end
   end
   local strange, there, damaged = 0, 0, nil
-  for record in progress.over(jsonl.scan(path, outcome.FIELDS, outcome.SCAN), "comparing", path) do
+  for record in progress.over(outcome.scan(path, rules), "comparing", path) do
     local is_known = record.blank or record.text and known[key(record.text)]
     there = there + (record.blank and 0 or 1)
     strange = strange + (is_known and 0 or 1)
