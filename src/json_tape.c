@@ -27,7 +27,7 @@ static bool is_exact(uint64_t sum, size_t digits) {
 }
 
 /* False when there is no such double. */
-static bool read_number(const struct json_value *value, struct json_token *token) {
+static inline bool read_number(const struct json_value *value, struct json_token *token) {
     const char *at = value->at, *end = at + value->length;
     bool negative = *at == '-';
     uint64_t sum = 0;
@@ -77,7 +77,7 @@ static bool fail(struct json_error *error, const char *message, size_t offset) {
     return false;
 }
 
-bool json_tape_scalar(const struct json_value *value, struct json_token *token) {
+static inline bool read_scalar(const struct json_value *value, struct json_token *token) {
     switch (value->type) {
     case JSON_NULL:
         token->type = TAPE_NULL;
@@ -96,6 +96,10 @@ bool json_tape_scalar(const struct json_value *value, struct json_token *token) 
         token->size = value->length - 2;
         return true;
     }
+}
+
+bool json_tape_scalar(const struct json_value *value, struct json_token *token) {
+    return read_scalar(value, token);
 }
 
 bool json_tape_read(struct json_tape *tape, const char *text, size_t length,
@@ -118,7 +122,7 @@ bool json_tape_read(struct json_tape *tape, const char *text, size_t length,
             if (reader.depth > tape->depth) tape->depth = reader.depth;
         } else {
             if (reader.lone) return fail(error, "lone surrogate", (size_t)(reader.lone - text));
-            if (!json_tape_scalar(&value, token))
+            if (!read_scalar(&value, token))
                 return fail(error, "number too large", (size_t)(value.at - text));
         }
         tape->count++;
