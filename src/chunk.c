@@ -258,6 +258,7 @@ static int fill(struct chunks *chunks, struct chunk **filled) {
         ptrdiff_t n =
             lines_read(chunks->fd, chunk->bytes + chunks->held, chunk->capacity - chunks->held);
         if (n < 0) return LINES_FAILED;
+        if (chunks->digest) digest_update(chunks->digest, chunk->bytes + chunks->held, (size_t)n);
         if (n == 0 && chunks->held + chunks->skipped == 0) return LINES_END;
         if (n == 0) {
             if (end_chunk(chunks, chunks->held, false)) return LINES_MORE;

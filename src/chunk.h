@@ -6,6 +6,7 @@
 #ifndef OBATCH_CHUNK_H
 #define OBATCH_CHUNK_H
 
+#include "digest.h"
 #include "json.h"
 #include "lines.h"
 #include "pool.h"
@@ -81,6 +82,8 @@ struct chunks {
     int in_flight;
     bool has_ended;
     int error; /* met while reading ahead */
+    struct digest
+        *digest; /* of the whole file, where the caller wants one: set after the opening */
     struct chunk *idle;
 };
 

@@ -13,6 +13,13 @@ size_t jsonl_max_line(lua_State *L, int index, const char *const known[]);
 /* "longer than N bytes" */
 void jsonl_push_too_long(lua_State *L, size_t max_line);
 
+/* An index that is built by whoever scans its file: pushes an empty one for the path at stack index
+ * 1, and adds the lines of a chunk (chunk.h) that have a string in a field of its plan. 0 or an
+ * errno. */
+struct chunk;
+int jsonl_index_begin(lua_State *L, int fd);
+int jsonl_index_add(lua_State *L, int index, const struct chunk *chunk, size_t field);
+
 /* Where a line of an index stands. */
 struct jsonl_span {
     const char *path; /* of the index's file; belongs to the index */

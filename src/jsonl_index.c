@@ -5,6 +5,7 @@
 #include "jsonl.h"
 #include "obatch.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -163,9 +164,9 @@ static int fail_index(lua_State *L, int error) {
 
 /* ---- building ---- */
 
-/* Adds a line whose id is its first span. 0 or an errno. */
-static int add_line(struct index *index, const struct chunk *chunk, const struct chunk_line *line) {
-    const struct chunk_span *span = &chunk->spans[line->first_span];
+/* Adds a line whose id is a span. 0 or an errno. */
+static int add_line(struct index *index, const struct chunk *chunk, const struct chunk_line *line,
+                    const struct chunk_span *span) {
     struct json_value value = chunk_value(chunk->bytes + line->at, span);
     const char *id = NULL;
     size_t length = 0;
@@ -197,21 +198,50 @@ static int add_line(struct index *index, const struct chunk *chunk, const struct
     return 0;
 }
 
+/* Adds the lines of a chunk that have a string in a field. 0 or an errno. */
+static int add_chunk(struct index *index, const struct chunk *chunk, size_t field) {
+    int error = 0;
+    for (size_t i = 0; i < chunk->line_count && !error; i++) {
+        const struct chunk_line *line = &chunk->lines[i];
+        const struct chunk_span *span = &chunk->spans[line->first_span], *end = span + line->spans;
+        while (span < end && span->field != field) span++;
+        if (span < end && span->type == JSON_STRING) error = add_line(index, chunk, line, span);
+    }
+    return error;
+}
+
 /* Reads the whole file; 0 or an errno. */
 static int build(struct index *index, struct chunks *chunks) {
     struct chunk *chunk;
     int result, error = 0;
     while ((result = chunks_next(chunks, &chunk)) == LINES_MORE) {
-        for (size_t i = 0; i < chunk->line_count && !error; i++) {
-            const struct chunk_line *line = &chunk->lines[i];
-            if (line->spans > 0 && chunk->spans[line->first_span].type == JSON_STRING)
-                error = add_line(index, chunk, line);
-        }
+        error = add_chunk(index, chunk, 0);
         chunks_give_back(chunks, chunk);
         if (!error && obatch_interrupted) error = EINTR;
         if (error) return error;
     }
     return result == LINES_FAILED ? errno : 0;
+}
+
+/* Pushes a closed index of the path at stack index 1. */
+static struct index *new_index(lua_State *L) {
+    struct index *index = lua_newuserdatauv(L, sizeof *index, 1);
+    *index = (struct index){.fd = -1};
+    luaL_setmetatable(L, INDEX);
+    lua_pushvalue(L, 1);
+    lua_setiuservalue(L, -2, 1);
+    return index;
+}
+
+int jsonl_index_begin(lua_State *L, int fd) {
+    struct index *index = new_index(L);
+    index->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    return index->fd < 0 || fstat(fd, &index->status) != 0 ? errno : 0;
+}
+
+int jsonl_index_add(lua_State *L, int at, const struct chunk *chunk, size_t field) {
+    struct index *index = luaL_checkudata(L, at, INDEX);
+    return index->fd < 0 ? 0 : add_chunk(index, chunk, field);
 }
 
 /* index(path, pointer [, { max_line = bytes }]) -> index of the well-formed lines that have a
@@ -227,11 +257,7 @@ int jsonl_index(lua_State *L) {
     struct chunk_field field = {.node = json_plan_add(plan, pointer, length)};
     struct chunk_plan look = {
         .plan = *plan, .fields = &field, .count = 1, .max_line = max_line, .inner = -1};
-    struct index *index = lua_newuserdatauv(L, sizeof *index, 1);
-    *index = (struct index){.fd = -1};
-    luaL_setmetatable(L, INDEX);
-    lua_pushvalue(L, 1);
-    lua_setiuservalue(L, -2, 1);
+    struct index *index = new_index(L);
     lua_replace(L, 1); /* as for a method; the user value holds the path */
 
     struct chunks chunks;

@@ -27,10 +27,14 @@ struct scanner {
     size_t next;         /* of its lines */
     lua_Integer number;
     size_t outstanding, most; /* bytes of chunks that are in boxes */
+    int indexed;              /* the field by which lines are indexed, or -1 */
+    bool has_digest, is_whole;
+    struct digest digest;
+    uint64_t bytes; /* of the whole file, when it was read */
 };
 
 /* User values of a scanner. */
-enum { PATH = 1, FIELDS, TEXTS, RECORDS, USER_VALUES = RECORDS };
+enum { PATH = 1, FIELDS, TEXTS, RECORDS, LINES_OF, USER_VALUES = LINES_OF };
 
 /* What a record has besides the fields of the plan; in the table of fields, their names have these
  * numbers, and those of the plan have theirs from 1. */
@@ -129,14 +133,14 @@ static void look_for_more(lua_State *L, struct chunk_plan *look, int numbers, in
  * where all these fields are exactly that (null: or are not there) and no lone surrogate is in the
  * line. Both are found out by the threads that scan. */
 int jsonl_scan(lua_State *L) {
-    static const char *const known[] = {"json", "max_line", "usual", NULL};
+    static const char *const known[] = {"index", "json", "max_line", "sha256", "usual", NULL};
     const char *path = obatch_check_path(L, 1);
     size_t count, nodes = check_fields(L, 2, &count);
     size_t max_line = jsonl_max_line(L, 3, known);
     lua_settop(L, 3);
     size_t rows = count * sizeof(struct chunk_field) + nodes * sizeof(struct json_node);
     struct scanner *scanner = lua_newuserdatauv(L, sizeof *scanner + rows, USER_VALUES);
-    *scanner = (struct scanner){.chunks.fd = -1, .most = OUTSTANDING};
+    *scanner = (struct scanner){.chunks.fd = -1, .most = OUTSTANDING, .indexed = -1};
     luaL_setmetatable(L, SCANNER);
     struct chunk_plan *look = &scanner->look;
     look->plan.nodes = (struct json_node *)(scanner + 1);
@@ -163,12 +167,29 @@ int jsonl_scan(lua_State *L) {
         lua_rawset(L, numbers);
     }
     look_for_more(L, look, numbers, texts);
+    if (!lua_isnoneornil(L, 3)) {
+        scanner->has_digest = options_boolean(L, 3, "sha256", false);
+        if (options_get(L, 3, "index") != LUA_TNIL) {
+            luaL_argcheck(L, lua_type(L, -1) == LUA_TSTRING, 3,
+                          "index: the name of a field expected");
+            scanner->indexed = (int)find_field(L, numbers, lua_gettop(L), "index");
+        }
+        lua_settop(L, texts);
+    }
     lua_setiuservalue(L, 4, TEXTS);
     lua_setiuservalue(L, 4, FIELDS);
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, 4, PATH);
     int error = chunks_open(&scanner->chunks, path, look);
+    if (!error && scanner->indexed >= 0) {
+        error = jsonl_index_begin(L, scanner->chunks.fd);
+        lua_setiuservalue(L, 4, LINES_OF);
+    }
     if (error) return obatch_fail_errno(L, path, error);
+    if (scanner->has_digest) {
+        digest_init(&scanner->digest);
+        scanner->chunks.digest = &scanner->digest;
+    }
     lua_pushnil(L);
     lua_pushnil(L);
     lua_pushvalue(L, -3);
@@ -401,10 +422,18 @@ static bool next_chunk(lua_State *L, struct scanner *scanner) {
     }
     if (result == LINES_END) {
         box->chunk = NULL;
+        scanner->is_whole = true;
+        scanner->bytes = scanner->chunks.offset;
         close_chunks(L, 1, scanner);
         return false;
     }
     scanner->outstanding += chunk_size(box->chunk);
+    if (scanner->indexed >= 0) {
+        lua_getiuservalue(L, 1, LINES_OF);
+        int error = jsonl_index_add(L, -1, box->chunk, (size_t)scanner->indexed);
+        if (error) jsonl_raise(L, path_of(L, 1), error, box->chunk->offset);
+        lua_pop(L, 1);
+    }
     scanner->chunk = box->chunk;
     scanner->next = 0;
     lua_setiuservalue(L, 1, RECORDS);
@@ -462,16 +491,36 @@ static int scanner_next(lua_State *L) {
     return 1;
 }
 
+/* index() -> the jsonl.index by the field that the option index names; nil before the end of the
+ * file */
+static int scanner_index(lua_State *L) {
+    const struct scanner *scanner = luaL_checkudata(L, 1, SCANNER);
+    if (!scanner->is_whole) return lua_pushnil(L), 1;
+    lua_getiuservalue(L, 1, LINES_OF);
+    return 1;
+}
+
+/* sha256() -> hex digits, bytes: of the whole file, where that was asked for; nil before its end */
+static int scanner_sha256(lua_State *L) {
+    const struct scanner *scanner = luaL_checkudata(L, 1, SCANNER);
+    if (!scanner->is_whole || !scanner->has_digest) return lua_pushnil(L), 1;
+    struct digest digest = scanner->digest;
+    unsigned char sha256[DIGEST_LENGTH];
+    digest_finish(&digest, sha256);
+    obatch_push_hex(L, sha256, sizeof sha256);
+    lua_pushinteger(L, (lua_Integer)scanner->bytes);
+    return 2;
+}
+
 static int close_scanner(lua_State *L) {
     close_chunks(L, 1, luaL_checkudata(L, 1, SCANNER));
     return 0;
 }
 
 void jsonl_open_scan(lua_State *L) {
-    static const luaL_Reg methods[] = {{"close", close_scanner},
-                                       {"__close", close_scanner},
-                                       {"__gc", close_scanner},
-                                       {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"close", close_scanner},   {"index", scanner_index},
+                                       {"sha256", scanner_sha256}, {"__close", close_scanner},
+                                       {"__gc", close_scanner},    {NULL, NULL}};
     static const char *const names[] = {"number", "offset", "is_json", "is_usual"};
     luaL_newmetatable(L, SCANNER);
     luaL_setfuncs(L, methods, 0);
