@@ -8,6 +8,7 @@ local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local progress = require "obatch.progress"
 local request = require "obatch.request"
+local term = require "obatch.term"
 local tokens = require "obatch.tokens"
 
 local requests = {}
@@ -79,15 +80,10 @@ end
 --- Bits of the number of a group, beside which the tokens of a request stand in one integer.
 local GROUP_BITS = 24
 
---- Reads and checks a whole file before anything is spent. What is returned is to be closed.
----@param path string
----@param max_requests integer  of a batch
----@param max_bytes integer
----@return obatch.Requests|nil requests
----@return string[]|nil faults  all of them, each "path:line: what is wrong"
----@return string|nil code  where the file was not read to its end: INTERRUPTED, or what the disk says
-function requests.read(path, max_requests, max_bytes)
-  local faults = {}
+--- Reads a whole file into `self`: the faults, all of them. `first_line` is nil, or a table for the ids and the lines
+--- that they came on first: remembering them is what only a file with duplicates pays for.
+local function read(self, max_requests, max_bytes, first_line)
+  local path, faults = self.path, {}
   local function fault(number, message) faults[#faults + 1] = ("%s:%d: %s"):format(path, number, message) end
 
   local has_mark = fs.read(path, 3) == "\xEF\xBB\xBF"
@@ -95,18 +91,15 @@ function requests.read(path, max_requests, max_bytes)
     fault(1, "the file begins with a byte order mark, which the Batch API takes for broken JSON: "
       .. "remove its first three bytes")
   end
-  local index, problem, reason = jsonl.index(path, "/custom_id")
-  if not index then return nil, { problem }, reason end
-  local self = setmetatable({ path = path, index = index, groups = {},
-    takes = {},     -- ordinal -> tokens in, and the number of its group
-    limits = {},    -- ordinal -> tokens out, where the request names a limit
-  }, Requests)
-  local _ <close> = setmetatable({}, { __close = function() if #faults > 0 then self:close() end end })
-
-  -- Only a file that has duplicates pays for remembering which line came first.
-  local first_line = index.duplicates > 0 and {}
+  local scanner, problem, reason = jsonl.scan(path, FIELDS, { index = "custom_id", sha256 = true })
+  if not scanner then return { problem }, reason end
   local by_key, ordinal = {}, 0
-  for record in progress.over(jsonl.scan(path, FIELDS), "checking", path) do
+  local function next_record()
+    local ok, record = pcall(scanner)
+    if ok then return record end
+    problem, reason = record, term.interrupted() and "INTERRUPTED" or "EIO" -- what is raised is about the disk
+  end
+  for record in progress.over(next_record, "checking", path) do
     if record.error then
       if not (has_mark and record.number == 1) then faults[#faults + 1] = record.error end
     else
@@ -131,14 +124,36 @@ function requests.read(path, max_requests, max_bytes)
       end
     end
   end
-  if #faults == 0 and ordinal == 0 then faults[1] = path .. ": the file holds no requests" end
-  if #faults > 0 then return nil, faults end
-  self.sha256, self.bytes, reason = fs.sha256(path)
-  if not self.sha256 then
-    faults[1] = self.bytes
-    return nil, faults, reason
+  if reason then
+    scanner:close()
+    return { problem }, reason
   end
-  return self
+  self.index = scanner:index()
+  self.sha256, self.bytes = scanner:sha256()
+  if #faults == 0 and ordinal == 0 then faults[1] = path .. ": the file holds no requests" end
+  return faults
+end
+
+--- Reads and checks a whole file before anything is spent. What is returned is to be closed.
+---@param path string
+---@param max_requests integer  of a batch
+---@param max_bytes integer
+---@return obatch.Requests|nil requests
+---@return string[]|nil faults  all of them, each "path:line: what is wrong"
+---@return string|nil code  where the file was not read to its end: INTERRUPTED, or what the disk says
+function requests.read(path, max_requests, max_bytes)
+  local self = setmetatable({ path = path, groups = {},
+    takes = {},     -- ordinal -> tokens in, and the number of its group
+    limits = {},    -- ordinal -> tokens out, where the request names a limit
+  }, Requests)
+  local faults, code = read(self, max_requests, max_bytes)
+  if self.index and self.index.duplicates > 0 then
+    self:close()
+    faults, code = read(self, max_requests, max_bytes, {})
+  end
+  if #faults == 0 then return self end
+  if self.index then self:close() end
+  return nil, faults, code
 end
 
 --- What is known of a request as it stands in the file.
