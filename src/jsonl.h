@@ -18,7 +18,7 @@ void jsonl_push_too_long(lua_State *L, size_t max_line);
  * errno. */
 struct chunk;
 int jsonl_index_begin(lua_State *L, int fd);
-int jsonl_index_add(lua_State *L, int index, const struct chunk *chunk, size_t field);
+int jsonl_index_add(lua_State *L, int at, const struct chunk *chunk, size_t field);
 
 /* Where a line of an index stands. */
 struct jsonl_span {
@@ -30,7 +30,7 @@ struct jsonl_span {
 
 /* The line with an ordinal in the index at a stack index; another argument, or no such line, is an
  * error of the caller. 0, or an errno: ESTALE when the file is not what was indexed. */
-int jsonl_index_span(lua_State *L, int index, int ordinal, struct jsonl_span *span);
+int jsonl_index_span(lua_State *L, int at, int ordinal, struct jsonl_span *span);
 
 /* The world failed in the middle of a loop, which has no other way to say so: raises, with so many
  * bytes read. */
