@@ -17,6 +17,7 @@ local OPENING = "\n[ \t]*```+[^`\n]*\n"
 --- The content of the only Markdown fence in `answer`; nil when there is none, false when there is
 --- more than one. A fence that is never closed runs to the end.
 local function fenced(answer)
+  if not answer:find("```", 1, true) then return nil end -- the patterns take much longer to find nothing
   local lines = "\n" .. answer .. "\n"
   local _, open = lines:find(OPENING)
   if not open then return nil end
@@ -39,17 +40,19 @@ end
 --- list without brackets: what stands before that is a comma, a bracket or a key. nil when nothing
 --- like that is JSON.
 local function trailing(answer)
-  local lines, position = "\n" .. answer, 1
-  for _ = 1, MAX_STARTS do
-    local newline, start = lines:find("\n[ \t]*[{%[]", position)
-    if not start then return nil end
-    local candidate = lines:sub(start)
-    if json.check(candidate, "decodable") then
-      local before = trim(lines:sub(1, newline))
-      local is_piece = before:find("^[,%[%]{}]", -1) or before:find('[{,]%s*"[^"]*"%s*:$')
-      return not is_piece and candidate or nil
+  local lines, newline, trials = "\n" .. answer, 1, 0
+  while newline and trials < MAX_STARTS do
+    local start = lines:match("^[ \t]*()[{%[]", newline + 1)
+    if start then
+      trials = trials + 1
+      local candidate = lines:sub(start)
+      if json.check(candidate, "decodable") then
+        local before = trim(lines:sub(1, newline))
+        local is_piece = before:find("^[,%[%]{}]", -1) or before:find('[{,]%s*"[^"]*"%s*:$')
+        return not is_piece and candidate or nil
+      end
     end
-    position = start
+    newline = lines:find("\n", newline + 1, true)
   end
 end
 
