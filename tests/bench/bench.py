@@ -355,7 +355,7 @@ def walk(bench):
         Program("find", lambda out: ["find", "-H", tree, *pictures], prints=True),
         Program("Python", lambda out: bench.python("walk", tree, out + "/out")),
         *bench.threads(lambda out: bench.obatch("walk", tree, out + "/out")),
-    ], "Python", bench.size["tree"] / 1000, "1,000 files", lines)
+    ], "Python", bench.size["tree"], "files", lines)
 
 
 def sidecars(bench):
@@ -520,7 +520,8 @@ def main():
     unknown = [name for name in options.jobs if name != "growth" and name not in JOBS]
     if unknown or options.rounds < 1:
         parser.error(f"there is no job '{unknown[0]}'" if unknown else "--rounds must be 1 or more")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in signal.SIGTERM, signal.SIGHUP:
+        signal.signal(number, lambda caught, _: sys.exit(128 + caught))
     bench = Bench(options)
     try:
         bench.print_machine()
