@@ -149,7 +149,7 @@ static struct batch *batch_get(struct files *files) {
 static bool batch_add(struct batch *batch, const char *path, const char *text, size_t length,
                       uint64_t hash) {
     size_t size = strlen(path) + 1, wanted = batch->length + size + length;
-    if (wanted > batch->room) {
+    if (!batch->bytes || wanted > batch->room) {
         if (wanted < BATCH_BYTES + BATCH_BYTES / 4) wanted = BATCH_BYTES + BATCH_BYTES / 4;
         char *bytes = realloc(batch->bytes, wanted);
         if (!bytes) return false;
@@ -189,8 +189,7 @@ static void send(struct files *files) {
 /* Waits until at most so many batches are on their way. The next failure, which is valid until a
  * file is added; or NULL. */
 static const struct request *settle(struct files *files, int most) {
-    while (files->sent > most) {
-        struct batch *batch = files->first;
+    for (struct batch *batch; files->sent > most && (batch = files->first);) {
         pool_wait(&batch->task);
         while (batch->told < batch->count) {
             const struct request *request = &batch->requests[batch->told++];

@@ -180,6 +180,7 @@ int luaopen_obatch_jsonl(lua_State *L) {
     jsonl_open_scan(L);
     jsonl_open_index(L);
     jsonl_open_writer(L);
+    jsonl_open_image(L);
     luaL_newlib(L, functions);
     return 1;
 }

@@ -49,5 +49,6 @@ int jsonl_image(lua_State *L);
 void jsonl_open_scan(lua_State *L);
 void jsonl_open_index(lua_State *L);
 void jsonl_open_writer(lua_State *L);
+void jsonl_open_image(lua_State *L);
 
 #endif

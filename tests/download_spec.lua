@@ -64,7 +64,7 @@ function Project:send(first, last, settings)
     completed_dir = self.path .. "/batch/completed", output_dir = self.path .. "/batch_return", log = function() end })
   local api <close> = assert(openai.new { key = KEY, base_url = self.box.url, settle_seconds = 0.3 })
   local _, path = shelf:next_part("requests")
-  local writer <close> = assert(jsonl.create(path))
+  local writer <close> = assert(jsonl.create(path, { sha256 = true }))
   local record = { image_dir = "data", items = {}, request = { endpoint = "/v1/chat/completions", model = "gpt-test",
     detail = "low", prompt = "Read {name}, a page of the {book}." } }
   for name, value in pairs(settings or {}) do record.request[name] = value end

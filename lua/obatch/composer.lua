@@ -60,7 +60,7 @@ end
 function Composer:begin()
   self.record = { image_dir = self.image_dir, root = self.root, items = {}, request = self.request }
   self.estimate = { tokens_in = 0, tokens_out = 0 }
-  local limits = { max_lines = self.max_images, max_bytes = self.max_bytes }
+  local limits = { max_lines = self.max_images, max_bytes = self.max_bytes, sha256 = true }
   if self.dry_run then
     self.writer = counting_writer(limits)
     return true

@@ -119,7 +119,7 @@ function errand.begin(dir, name, compose)
   local ok, message, code = check_folder(folder)
   if ok then ok, message, code = fs.mkdir(folder) end
   if not ok then return nil, message, code end
-  local writer <close>, problem, reason = jsonl.create(folder .. "/original_requests.jsonl")
+  local writer <close>, problem, reason = jsonl.create(folder .. "/original_requests.jsonl", { sha256 = true })
   if not writer then return nil, problem, reason end
   local record
   record, message, code = compose(writer)

@@ -293,7 +293,7 @@ function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
     local part = { part = #parts + 1, file = requests_name(n, #parts + 1), endpoint = url, model = model,
       tokens_in = 0, tokens_out = 0 }
     parts[#parts + 1] = part
-    local limits = { max_lines = max_requests, max_bytes = max_bytes }
+    local limits = { max_lines = max_requests, max_bytes = max_bytes, sha256 = true }
     local writer, problem, reason = jsonl.create(folder .. part.file, limits)
     if not writer then return nil, problem, reason end
     return { part = part, writer = writer }
@@ -471,7 +471,7 @@ function Round:reject(part, faults)
     { max_lines = part.lines, max_bytes = math.maxinteger })
   if not rejected then return nil, trouble, errno end
   local kept <close>, problem, reason = jsonl.create(self.job:path(n, file),
-    { max_lines = part.lines, max_bytes = part.bytes })
+    { max_lines = part.lines, max_bytes = part.bytes, sha256 = true })
   if not kept then return nil, problem, reason end
 
   for record in records do

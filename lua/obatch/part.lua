@@ -136,7 +136,7 @@ function part.split_file(path, self, pieces, place)
     local target, number = place(i)
     local last = self.lines * i // pieces
     local writer <close>, problem, reason = jsonl.create(target,
-      { max_lines = self.lines, max_bytes = math.maxinteger })
+      { max_lines = self.lines, max_bytes = math.maxinteger, sha256 = true })
     if not writer then return nil, problem, reason end
     while taken < last do
       local line = next_line(state)

@@ -138,6 +138,7 @@ function jsonl.index(path, pointer, options) end
 ---@class obatch.jsonl.Limits
 ---@field max_lines? integer
 ---@field max_bytes? integer
+---@field sha256? boolean  commit() tells that of the file, and images know theirs
 
 --- A file that has its name only when it is whole.
 ---@class obatch.jsonl.Writer
@@ -167,8 +168,8 @@ function Writer:copy(index, ordinal) end
 ---@return string|nil code  also "CHANGED": an image is not what it was; the file ends with the line before
 function Writer:put(value) end
 
---- Makes the file durable under its name.
----@return { lines: integer, bytes: integer, sha256: string }|nil facts
+--- Makes the file durable under its name. sha256 is nil where the writer was not asked for it.
+---@return { lines: integer, bytes: integer, sha256?: string }|nil facts
 ---@return string|nil message
 ---@return string|nil code
 function Writer:commit() end
@@ -193,7 +194,7 @@ function Image:mime() end
 ---@return integer bytes  the size of the file
 function Image:bytes() end
 
----@return string|nil sha256  of the bytes that put wrote, hex digits; nil before
+---@return string|nil sha256  of the bytes that put wrote, hex digits; nil before, or where the writer has no `sha256`
 function Image:sha256() end
 
 --- A picture as a value of a request.
