@@ -2,24 +2,47 @@
 #include "obatch.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <link.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 static const char *const names[] = {"editor", "http", "httpd"};
 
-/* Gives the pages back that a library never writes to. A dl_iterate_phdr callback. */
+/* Gives pages back that are still those of the file; others may follow. What was written to, which
+ * a debugger does for its breakpoints, and the loader for relocations in a library's code, would be
+ * lost: the block of pages that it is in stays. */
+static void give_back(int pagemap, uintptr_t from, uintptr_t end, size_t page) {
+    enum { BLOCK = 512 };
+    const uint64_t is_file = (uint64_t)1 << 61, is_swapped = (uint64_t)1 << 62; /* proc(5) */
+    const uint64_t is_present = (uint64_t)1 << 63;
+    uint64_t states[BLOCK];
+    for (from -= from % page; from < end; from += BLOCK * page) {
+        size_t count = (end - from + page - 1) / page, touched = 0;
+        if (count > BLOCK) count = BLOCK;
+        ssize_t size = (ssize_t)(count * sizeof *states);
+        if (pread(pagemap, states, (size_t)size, (off_t)(from / page * sizeof *states)) != size)
+            return;
+        for (size_t i = 0; i < count; i++)
+            touched += states[i] & is_swapped || (states[i] & is_present && !(states[i] & is_file));
+        if (touched > 0) continue;
+        void *start = (void *)from; /* NOLINT(performance-no-int-to-ptr): so it is told */
+        madvise(start, count * page, MADV_DONTNEED);
+    }
+}
+
+/* A dl_iterate_phdr callback; the context is the descriptor of the pagemap. */
 static int give_back_of(struct dl_phdr_info *library, size_t size, void *context) {
-    (void)size, (void)context;
+    (void)size;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     for (size_t i = 0; i < library->dlpi_phnum; i++) {
         const ElfW(Phdr) *segment = &library->dlpi_phdr[i];
         if (segment->p_type != PT_LOAD || segment->p_flags & PF_W) continue;
-        size_t from = library->dlpi_addr + segment->p_vaddr, lead = from % page;
-        void *start = (void *)(from - lead); /* NOLINT(performance-no-int-to-ptr): so it is told */
-        madvise(start, lead + segment->p_memsz, MADV_DONTNEED);
+        uintptr_t from = library->dlpi_addr + segment->p_vaddr;
+        give_back(*(int *)context, from, from + segment->p_memsz, page);
     }
     return 0;
 }
@@ -28,7 +51,10 @@ static int give_back_of(struct dl_phdr_info *library, size_t size, void *context
  * initialises itself: 5 MB of pages that nobody needs a second time. What is needed comes back from
  * the page cache when it is touched. */
 static void give_pages_back(void) {
-    dl_iterate_phdr(give_back_of, NULL);
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap < 0) return;
+    dl_iterate_phdr(give_back_of, &pagemap);
+    close(pagemap);
 }
 
 /* Functions are bound when they are first called: few of those that the libraries need of each

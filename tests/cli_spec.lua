@@ -227,6 +227,19 @@ describe("the program finds its lua/ and scripts/", function()
     has(err, "cannot load obatch.http: " .. dir.path .. "/modules/http.so: ")
   end)
 
+  it("and leaves alone, when it loads a module, what was written to code that others loaded", function()
+    local dir <close> = support.tmpdir()
+    local code, out, err = support.shell(([[cat >%s/a.lua <<'EOF'
+package.cpath = "%s/tests/?.so"
+local is_there = require "written"
+assert(is_there(), "written")
+require "obatch.http"
+assert(is_there(), "there no longer")
+EOF
+%s run %s/a.lua]]):format(dir.path, support.binary:match("^(.*)/"), support.quote(support.binary), dir.path))
+    assert.same({ 0, "", "" }, { code, out, err })
+  end)
+
   it("in OBATCH_HOME before anything else, and says so when nothing is there", function()
     local dir <close> = support.tmpdir()
     assert(os.execute(("cp -r %s/lua %s && mkdir %s/scripts"):format(support.quote(support.home), dir.path, dir.path)))
