@@ -11,6 +11,7 @@
 #include <locale.h>
 #include <lualib.h>
 #include <nettle/version.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -196,6 +197,14 @@ static int run(lua_State *L) {
     return 1;
 }
 
+/* Is some of the output missing, which somebody may still be waiting for? A pipe whose reader has
+ * gone, or no standard output at all, is what the caller wanted. */
+static bool is_output_lost(void) {
+    struct pollfd output = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    if (fflush(stdout) == 0 && !ferror(stdout)) return false;
+    return poll(&output, 1, 0) < 0 || !(output.revents & (POLLERR | POLLHUP | POLLNVAL));
+}
+
 int main(int argc, char **argv) {
     setlocale(LC_CTYPE, ""); /* and nothing else: numbers keep their point */
     forbid_core_dumps();
@@ -228,6 +237,10 @@ int main(int argc, char **argv) {
     }
     main_state = NULL;
     lua_close(L);
+    if (code == EXIT_SUCCESS && is_output_lost()) {
+        fputs("obatch: not all of the output could be written\n", stderr);
+        code = EXIT_FAILURE;
+    }
 #ifdef OBATCH_SANITIZE /* which looks for leaks at exit */
     return code;
 #else

@@ -45,6 +45,19 @@ describe("obatch", function()
     end
   end)
 
+  it("fails when not all of its output could be written, unless nobody reads it", function()
+    local binary = support.quote(support.binary)
+    for _, words in ipairs { "--help", "--version", "run a.lua" } do
+      local dir <close> = support.tmpdir()
+      support.write(dir.path .. "/a.lua", "io.write 'buffered'")
+      local code, _, err = support.shell(("cd %s && %s %s >/dev/full"):format(dir.path, binary, words))
+      assert.same({ 1, "obatch: not all of the output could be written\n" }, { code, err }, words)
+      code, _, err = support.shell(("cd %s && { sleep 0.2; %s %s; echo $? >&2; } | true; sleep 2"):format(dir.path,
+        binary, words))
+      assert.same({ 0, "0\n" }, { code, err }, words)
+    end
+  end)
+
   it("loads the large libraries only when they are used", function()
     local dir <close> = support.tmpdir()
     support.write(dir.path .. "/maps.lua", [[
