@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 enum { USUAL_THREADS = 2, MOST_THREADS = 64 };
@@ -109,11 +110,4 @@ void pool_cancel(struct pool_task *task) {
     }
     while (task->state != POOL_DONE) pthread_cond_wait(&done, &mutex);
     pthread_mutex_unlock(&mutex);
-}
-
-bool pool_is_done(const struct pool_task *task) {
-    pthread_mutex_lock(&mutex);
-    bool is_done = task->state == POOL_DONE;
-    pthread_mutex_unlock(&mutex);
-    return is_done;
 }

@@ -7,8 +7,6 @@
 #ifndef OBATCH_POOL_H
 #define OBATCH_POOL_H
 
-#include <stdbool.h>
-
 /* Lives in the caller's memory, usually as the first member of what the task works on, from
  * pool_submit to pool_wait. */
 struct pool_task {
@@ -31,8 +29,5 @@ void pool_wait(struct pool_task *task);
 
 /* Returns when the task has run, or never will because nobody had begun it. */
 void pool_cancel(struct pool_task *task);
-
-/* Has it run? What it has written may be read then. For callers that have other work to do. */
-bool pool_is_done(const struct pool_task *task);
 
 #endif
