@@ -61,8 +61,6 @@ local function visible(content)
   return (content:gsub("[\0-\8\11-\31\127]", function(control) return ("\\x%02X"):format(control:byte()) end))
 end
 
-local function quote(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
-
 --- Differences that a dry run shows; --report tells of all.
 local MOST_SHOWN, changes = 200, 0
 
@@ -73,8 +71,9 @@ local function show_difference(path, content)
   local _ <close> = setmetatable({}, { __close = function() fs.remove(temporary) end })
   local ok, why = fs.write(temporary, content, "later")
   if not ok then return nil, why end
-  local diff <close> = io.popen(("diff -a -u --label %s --label %s -- %s %s 2>&1"):format(quote(name),
-    quote(name .. " (cleaned)"), quote(path), quote(temporary)))
+  local word = text.shell_word
+  local diff <close> = io.popen(("diff -a -u --label %s --label %s -- %s %s 2>&1"):format(word(name),
+    word(name .. " (cleaned)"), word(path), word(temporary)))
   local shown = diff:read("a")
   local _, how, status = diff:close()
   if how ~= "exit" or status > 1 then return nil, "diff (package diffutils): " .. shown end

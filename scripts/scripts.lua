@@ -35,8 +35,6 @@ local args = parser:parse { ... }
 if not args.copy and (args.to or args.overwrite) then parser:error("--to and --overwrite belong to --copy NAME") end
 if args.copy and args.json then parser:error("--json belongs to the list, not to --copy") end
 
-local function quoted(path) return "'" .. path:gsub("'", "'\\''") .. "'" end
-
 if args.copy then
   local dir = args.to or scripts.config_folder()
   if not dir then return cli.fail(2, "neither XDG_CONFIG_HOME nor HOME is set: name a folder with --to DIR") end
@@ -49,12 +47,12 @@ if args.copy then
   local found = scripts.find(cli.home, args.copy)
   if found and fs.absolute(found.path) == fs.absolute(path) then
     print(("\"obatch %s\" runs this one from now on. Back to the installed one: rm %s"):format(args.copy,
-      text.printable(quoted(path))))
+      text.printable(text.shell_word(path))))
   elseif found and found.from ~= "installed" then
     print(("\"obatch %s\" still runs %s, which comes before it"):format(args.copy, text.printable(found.path)))
   else
     print(("that folder is none of those where scripts are looked up; run it by: obatch run %s"):format(
-      text.printable(quoted(path))))
+      text.printable(text.shell_word(path))))
   end
   return 0
 end
@@ -96,7 +94,7 @@ for _, script in ipairs(list) do
   end
   if script.outdated then
     note("%s: the installed one has changed since this was copied from obatch %s; see how: diff %s %s", script.name,
-      script.copied_from, quoted(script.installed), quoted(script.path))
+      script.copied_from, text.shell_word(script.installed), text.shell_word(script.path))
   elseif script.copied_from and script.differs then
     note("%s: copied from obatch %s, and changed", script.name, script.copied_from)
   end

@@ -154,7 +154,7 @@ describe("obatch scripts", function()
     local code, out, err = place:obatch("scripts", "--copy", "fsck")
     assert.equal(0, code, err)
     has(out, "copied to " .. path)
-    has(out, "rm '" .. path .. "'")
+    has(out, "rm " .. path)
     local original = support.read(support.home .. "/scripts/fsck.lua")
     assert.equal(original, support.read(path):sub(1, #original))
     local fsck = place:listed "fsck"
@@ -203,7 +203,7 @@ describe("obatch scripts", function()
     local code, out = obatch "scripts"
     assert.equal(0, code)
     has(out, "fsck: the installed one has changed since this was copied from obatch ")
-    has(out, ("diff '%s' '%s/config/obatch/scripts/fsck.lua'"):format(installed, place.path))
+    has(out, ("diff %s %s/config/obatch/scripts/fsck.lua"):format(installed, place.path))
   end)
 
   it("--copy goes to a folder of one's choice, and says what will be run", function()

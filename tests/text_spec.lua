@@ -1,5 +1,6 @@
 -- What models wrap around an answer, and how much of it comes off.
 local json = require "obatch.json"
+local support = require "support"
 local text = require "obatch.text"
 
 --- find_json's answer; fails the test when there is none.
@@ -212,4 +213,13 @@ it("shows what would act on a terminal, or hide there, as its bytes", function()
   assert.equal("gpj%E2%80%AEexe, %E2%81%A7, %E2%80%A8, %C2%9B",
     text.printable("gpj\u{202E}exe, \u{2067}, \u{2028}, \u{9B}"))
   assert.equal("é \u{2014} \u{202F} \u{2070} 😀", text.printable("é \u{2014} \u{202F} \u{2070} 😀"))
+end)
+
+it("gives a shell a word byte for byte, as short as it can be read", function()
+  local words = { "plain/name_1.txt", "two words", "it's", "", "~", "$(id)", "\xFF\27[1m\xE2\x80\xAE", "a\nb" }
+  local shown = {}
+  for i, word in ipairs(words) do shown[i] = text.shell_word(word) end
+  assert.equal("plain/name_1.txt", shown[1])
+  local _, out = support.shell("printf '<%s>' " .. table.concat(shown, " "))
+  assert.equal("<" .. table.concat(words, "><") .. ">", out)
 end)

@@ -7,17 +7,12 @@ local suggestion = {}
 --- The most lines that a command ends with.
 local MOST = 2
 
-local function quoted(word)
-  word = text.shown(word)
-  return word:find("^[%w%._/:=@%%+,-]+$") and word or "'" .. word:gsub("'", "'\\''") .. "'"
-end
-
 --- A command line of these words, as a shell takes it.
 ---@param ... string  the name of a script, then its arguments
 ---@return string line  "obatch why Cleaned_results 'page 7'"
 function suggestion.command(...)
   local words = { "obatch" }
-  for _, word in ipairs { ... } do words[#words + 1] = quoted(tostring(word)) end
+  for _, word in ipairs { ... } do words[#words + 1] = text.shell_word(text.shown(tostring(word))) end
   return table.concat(words, " ")
 end
 

@@ -204,4 +204,11 @@ local MAX_SHOWN = 4000
 ---@return string
 function text.shown(message) return text.printable(text.cut(message, MAX_SHOWN)) end
 
+--- A word as a shell takes it: in quotes where the shell would read more into it. Its bytes stay what they are.
+---@param word string
+---@return string quoted
+function text.shell_word(word)
+  return word:find("^[%w%._/:=@%%+,-]+$") and word or "'" .. word:gsub("'", "'\\''") .. "'"
+end
+
 return text
