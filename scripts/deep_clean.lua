@@ -26,6 +26,7 @@ local suggestion = require "obatch.suggestion"
 local term = require "obatch.term"
 local text = require "obatch.text"
 local texts = require "obatch.texts"
+local units = require "obatch.units"
 
 --- Bytes of a text that go into a request. The rest of a longer one is left to its image.
 local MAX_SENT = 100000
@@ -85,7 +86,7 @@ if not dir or dir.type ~= "dir" then return cli.fail(2, "%s is not a folder", te
 
 if args.purge then
   local removed, faults = mending.purge(image_dir, function(sentence) io.stderr:write("obatch: ", sentence, "\n") end)
-  print(("%d kept original%s removed"):format(removed, removed == 1 and "" or "s"))
+  print(("%s removed"):format(units.count(removed, "kept original")))
   return faults > 0 and 1 or 0
 end
 
@@ -413,7 +414,7 @@ end
 line:close()
 
 for _, sentence in ipairs(still) do print("still labelled: " .. sentence) end
-print(("%d text%s mended, %d still labelled"):format(mended, mended == 1 and "" or "s", #still))
+print(("%s mended, %s still labelled"):format(units.count(mended, "text"), units.number(#still)))
 if #still > 0 then
   local words = args.job_dir ~= "deep_clean" and { "--job-dir", args.job_dir } or {}
   suggestion.tell({ suggestion.command("report", args.image_dir, table.unpack(words)) }, args.quiet)

@@ -255,8 +255,8 @@ local MOST_LISTED = 20
 if totals.batches == 0 then
   print("nothing new has come back")
 else
-  print(("%d batch%s, %d images: %s"):format(totals.batches, totals.batches == 1 and "" or "es", totals.submitted,
-    in_words(totals)))
+  print(("%s, %s: %s"):format(units.count(totals.batches, "batch", "batches"),
+    units.count(totals.submitted, "image"), in_words(totals)))
   local words = { ("%d texts written"):format(totals.written) }
   local function add(name, format)
     if totals[name] > 0 then words[#words + 1] = format:format(totals[name]) end
@@ -278,7 +278,7 @@ for _, entry in ipairs(failed) do
 end
 local batch_dir = text.printable(args.batch_dir)
 if #failed > 0 then
-  print(("%d image%s no text:"):format(#failed, #failed == 1 and " has" or "s have"))
+  print(("%s no text:"):format(units.count(#failed, "image has", "images have")))
   for i = 1, math.min(#failed, MOST_LISTED) do
     local entry = failed[i]
     print(("  %s: %s: %s"):format(text.printable(entry.path), entry.class, text.printable(entry.reason or "")))
@@ -295,7 +295,7 @@ for _, words in ipairs(refused) do print("not stored: " .. text.printable(words)
 if no_more then print("nothing more was submitted: " .. text.printable(no_more)) end
 local running = #shelf.parts - #refused
 if running > 0 then
-  print(("%d batch%s still running: run download again"):format(running, running == 1 and " is" or "es are"))
+  print(("%s still running: run download again"):format(units.count(running, "batch is", "batches are")))
 end
 
 local next_ones = {}

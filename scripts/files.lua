@@ -188,7 +188,7 @@ end
 local function size_of(file) return math.tointeger(openai.present(file.bytes)) or 0 end
 
 local function sum_up(number, bytes)
-  return ("%s file%s, %s"):format(units.number(number), number == 1 and "" or "s", units.bytes(bytes))
+  return ("%s, %s"):format(units.count(number, "file"), units.bytes(bytes))
 end
 
 --- Which batch each file belongs to, of the newest batches: one request, and no harm when it fails.

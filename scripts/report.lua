@@ -83,9 +83,8 @@ if code == "EACCES" or code == "EROFS" or code == "EPERM" then
 end
 if not result then return cli.fail(code == "USAGE" and 2 or 1, "%s", text.printable(problem)) end
 
-local function some(number, word) return ("%s %s%s"):format(units.number(number), word, number == 1 and "" or "s") end
-print(("%s: %s, %s%s"):format(text.printable(result.path), some(result.shown, "item"), units.bytes(result.bytes),
-  result.hidden > 0 and (" (and %s that it leaves out: --valid N shows more)"):format(some(result.hidden,
+print(("%s: %s, %s%s"):format(text.printable(result.path), units.count(result.shown, "item"), units.bytes(result.bytes),
+  result.hidden > 0 and (" (and %s that it leaves out: --valid N shows more)"):format(units.count(result.hidden,
     "good answer")) or ""))
 print("look at it: open it in a browser (it needs no network), where the images stay where they are")
 if result.command then print("what you decide there, exported to FILE: " .. result.command) end

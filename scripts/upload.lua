@@ -23,6 +23,7 @@ local suggestion = require "obatch.suggestion"
 local term = require "obatch.term"
 local text = require "obatch.text"
 local tokens = require "obatch.tokens"
+local units = require "obatch.units"
 
 --- Endings of what the API takes: PNG, JPEG, WebP, GIF.
 local SENDABLE = { ".jpg", ".jpeg", ".png", ".webp", ".gif" }
@@ -280,9 +281,8 @@ if #strangers > 0 then
   print(("note: %d rows of %s match no image: %s%s"):format(#strangers, args.fields,
     table.concat(strangers, ", ", 1, math.min(#strangers, NAMES)), #strangers > NAMES and ", ..." or ""))
 end
-print(("%d images: %d %s in %d batch%s (%.1f MB)"):format(images, batches.sent,
-  args.dry_run and "would be sent" or "sent", batches.batches, batches.batches == 1 and "" or "es",
-  batches.bytes / 1e6))
+print(("%s: %s %s in %s (%.1f MB)"):format(units.count(images, "image"), units.number(batches.sent),
+  args.dry_run and "would be sent" or "sent", units.count(batches.batches, "batch", "batches"), batches.bytes / 1e6))
 if batches.sent > 0 then
   local answer_tokens = args.max_tokens or ceilings.prices.assumed_output_tokens
   local words = args.max_tokens and "at most" or ("(at %d an answer)"):format(answer_tokens)
@@ -305,8 +305,8 @@ elseif batches.sent > 0 or #shelf.parts > 0 then
   local held_back = 0
   for _, part in ipairs(shelf.parts) do held_back = held_back + (part.batch_id and 0 or 1) end
   if held_back > 0 then
-    print(("%d batch%s for room at the service; download submits what waits"):format(held_back,
-      held_back == 1 and " waits" or "es wait"))
+    print(("%s for room at the service; download submits what waits"):format(
+      units.count(held_back, "batch waits", "batches wait")))
   end
   local words = args.batch_dir ~= "batch" and { "--batch-dir", args.batch_dir } or {}
   suggestion.tell({ suggestion.command("download", table.unpack(words)) }, args.quiet)

@@ -11,6 +11,7 @@ local sidecar = require "obatch.sidecar"
 local suggestion = require "obatch.suggestion"
 local term = require "obatch.term"
 local text = require "obatch.text"
+local units = require "obatch.units"
 
 --- A longer file is not read: it would not fit into memory comfortably.
 local MAX_BYTES = 64 * 1000 * 1000
@@ -111,8 +112,9 @@ for _, path in ipairs(args.delete and not is_doubtful and faulty or {}) do
   local removed, complaint = fs.remove(path)
   if removed then deleted = deleted + 1 else trouble(complaint) end
 end
-print(("%d file%s: %d strict JSON, %d blank, %d faulty%s"):format(checked, checked == 1 and "" or "s", good, blank,
-  #faulty, args.delete and (", %d deleted"):format(deleted) or ""))
+local number = units.number
+print(("%s: %s strict JSON, %s blank, %s faulty%s"):format(units.count(checked, "file"), number(good), number(blank),
+  number(#faulty), args.delete and (", %s deleted"):format(number(deleted)) or ""))
 if is_doubtful then
   print("none of them is JSON: were they meant to be?" .. (args.delete and " Nothing was deleted" or ""))
 elseif #faulty > deleted and not args.ext then

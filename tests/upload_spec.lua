@@ -156,7 +156,7 @@ describe("upload", function()
     local project <close> = uploaded({ images = { ["big.png"] = image_bytes.png(3, 3,
       image_bytes.png_chunk("tEXt", ("x"):rep(9000))) } }, { "--max-bytes", "9000" })
     assert.equal(3, project.code, project.err)
-    says(project, "1 images: 0 sent in 0 batches")
+    says(project, "1 image: 0 sent in 0 batches")
     assert.same({}, project:records("files"))
   end)
 
