@@ -368,7 +368,8 @@ else
     print(("%s for a custom_id that is none of the requests"):format(count(summary.unknown, "line is", "lines are")))
   end
   if summary.unanswered > 0 then
-    print(("%s no answer yet, and is not in it"):format(count(summary.unanswered, "request has", "requests have")))
+    print(("%s not in it"):format(count(summary.unanswered, "request has no answer yet, and is",
+      "requests have no answer yet, and are")))
   end
   if summary.errors > 0 and kind == "job" then
     suggestion.tell({ suggestion.command("status", args.dir) }, args.quiet)

@@ -60,7 +60,7 @@ describe("obatch collect", function()
     says(out, "5 requests: 1 parsed, 2 as text, 1 error")
     says(out, "3 lines are not used")
     says(out, "1 line is for a custom_id that is none of the requests")
-    says(out, "1 request has no answer yet")
+    says(out, "1 request has no answer yet, and is not in it")
     local raw = support.read(folder .. "/collected/collected_results.jsonl")
     assert.equal(support.read(folder .. "/batch_1.jsonl") .. support.read(folder .. "/batch_2.jsonl") .. "\n", raw)
 
