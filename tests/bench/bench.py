@@ -509,12 +509,16 @@ def growth(bench, sizes):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def gigabytes(text):
+    return [float(size) for size in text.split(",")]
+
+
 def main():
     parser = argparse.ArgumentParser(prog="run.sh", description=f"Jobs: {', '.join(JOBS)}; growth. run.sh says more.")
     parser.add_argument("--work", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds, after one that is not (5)")
-    parser.add_argument("--gigabytes", default="1,4,16", help="the sizes of growth (1,4,16)")
+    parser.add_argument("--gigabytes", type=gigabytes, default="1,4,16", help="the sizes of growth (1,4,16)")
     parser.add_argument("jobs", nargs="*", metavar="JOB")
     options = parser.parse_args()
     unknown = [name for name in options.jobs if name != "growth" and name not in JOBS]
@@ -527,7 +531,7 @@ def main():
         bench.print_machine()
         for name in options.jobs or JOBS:
             if name == "growth":
-                growth(bench, [float(size) for size in options.gigabytes.split(",")])
+                growth(bench, options.gigabytes)
             else:
                 JOBS[name](bench)
         bench.print_summary()

@@ -3,7 +3,7 @@
 # turn, so that whatever else the machine does hits all alike.
 #
 #   sh scripts/setup.sh bench          installs what it compares with (Node, simdjson, ...); what is missing is left out
-#   sh tests/bench/run.sh              every job: half an hour and 5 GB below build/bench and in /dev/shm
+#   sh tests/bench/run.sh              every job: half an hour, 5 GB below build/bench, 8 GB in /dev/shm
 #   sh tests/bench/run.sh judge walk   these jobs
 #   sh tests/bench/run.sh --size small --rounds 3
 #                                      a quick look, with a tenth of the data
