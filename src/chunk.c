@@ -83,7 +83,8 @@ static bool scan_line(struct chunk *chunk, size_t at, uint64_t length) {
         line->kind = CHUNK_TOO_LONG;
         return true;
     }
-    struct json_plan plan = {.nodes = chunk->nodes, .count = chunk->look->plan.count};
+    struct json_plan plan = {
+        .nodes = chunk->nodes, .count = chunk->look->plan.count, .forms = &chunk->forms};
     struct json_error error;
     if (json_find(text, length, &plan, &error)) {
         line->is_lone = plan.lone != NULL;

@@ -65,6 +65,7 @@ struct chunk {
     size_t line_count, line_room, span_count, span_room, scratch_room;
     int error; /* ENOMEM: it could not be scanned */
     bool is_pooled;
+    struct json_forms forms; /* of its lines, from one use of the chunk to the next */
     struct json_node nodes[];
 };
 

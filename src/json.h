@@ -71,10 +71,43 @@ struct json_node {
     uint32_t child, sibling; /* 0 for none */
 };
 
+/* What texts that were good looked like, for those that look the same: json_template.h. Larger ones
+ * are not kept. */
+enum { JSON_FORM_BYTES = 4096, JSON_FORM_VALUES = 200, JSON_FORM_FOUND = 32 };
+
+struct json_place {
+    uint16_t part, offset;
+};
+
+struct json_form_found {
+    uint32_t node;
+    enum json_type type; /* of an array or object; a scalar may be any */
+    struct json_place from, to;
+};
+
+struct json_form {
+    uint16_t found_count; /* 0: no form is known */
+    uint16_t values;      /* scalars; there is one part more */
+    struct json_form_found found[JSON_FORM_FOUND];
+    uint16_t parts[JSON_FORM_VALUES + 2]; /* where in the bytes each begins, and the end */
+    char bytes[JSON_FORM_BYTES + 64];
+};
+
+struct json_forms {
+    struct json_form form[2];
+    uint16_t last;   /* the one that fitted last */
+    uint16_t common; /* so many parts are the same in both */
+    uint16_t doubt;  /* more with each text that fits neither, less with others */
+    uint16_t rest;   /* so many texts will not be compared */
+};
+
 struct json_plan {
     struct json_node *nodes; /* the caller's memory; nodes[0] is the whole text */
     uint32_t count;          /* starts at 0 */
     const char *lone;        /* the first lone surrogate that the last json_find saw, or NULL */
+    /* The caller's memory, zeroed at first, for many texts that may look alike; or NULL. It is of
+     * use to this plan alone, and not once pointers are added. */
+    struct json_forms *forms;
 };
 
 /* How many nodes json_plan_add may need for this pointer, the root included; 0 when it is not an

@@ -50,8 +50,7 @@ size_t json_lua_pointer(lua_State *L, int index, int argument) {
 struct json_plan *json_lua_plan(lua_State *L, size_t nodes) {
     struct json_plan *plan =
         lua_newuserdatauv(L, sizeof *plan + nodes * sizeof(struct json_node), 0);
-    plan->nodes = (struct json_node *)(plan + 1);
-    plan->count = 0;
+    *plan = (struct json_plan){.nodes = (struct json_node *)(plan + 1)};
     return plan;
 }
 

@@ -2,7 +2,8 @@
  * defined, for its processor,
  *   LEVEL(name)      the name with that of the level
  *   WIDTH            how many bytes these look at; what they return is WIDTH when all are such
- * bytes: ascii_prefix     leading bytes that are ASCII and stand for themselves in a string
+ * bytes: same_prefix      leading bytes that two places have in common
+ *   ascii_prefix     leading bytes that are ASCII and stand for themselves in a string
  *   slash_prefix     leading bytes that are no backslash
  *   space_prefix     leading spaces
  * and, with BLOCKS, 64 bytes as bit masks and UTF-8 in vectors. Nothing reads outside the text. */
@@ -200,9 +201,12 @@ static __attribute__((noinline)) const char *leap_string(struct json_reader *rea
 /* Reads the string whose opening quote is at reader->at. */
 static inline bool read_string(struct json_reader *reader, struct json_value *value) {
     const char *from = reader->at, *at = from + 1, *close = NULL;
-    if (reader->end - at >= WIDTH) {
-        at += ascii_prefix(at);
-        if (at < from + 1 + WIDTH && *at == '"') close = at;
+    for (int i = 0; i < 2 && reader->end - at >= WIDTH; i++) {
+        size_t plain = ascii_prefix(at);
+        at += plain;
+        if (plain == WIDTH) continue;
+        if (*at == '"') close = at;
+        break;
     }
 #ifdef BLOCKS
     if (!close) close = leap_string(reader, at, &value->escaped);
@@ -490,16 +494,33 @@ static bool find_value(struct json_reader *reader, struct json_plan *plan, uint3
     return true;
 }
 
+#include "json_template.h"
+
+static bool find_generally(struct json_reader *reader, struct json_plan *plan) {
+    struct json_value value;
+    for (uint32_t i = 0; i < plan->count; i++) plan->nodes[i].found = (struct json_value){0};
+    return LEVEL(next)(reader, &value) != JSON_ERROR && find_value(reader, plan, 0, &value) &&
+           LEVEL(next)(reader, &value) == JSON_ABSENT;
+}
+
 static bool LEVEL(find)(const char *text, size_t length, struct json_plan *plan,
                         struct json_error *error) {
     struct json_reader reader;
-    struct json_value value;
     json_open(&reader, text, length);
-    for (uint32_t i = 0; i < plan->count; i++) plan->nodes[i].found = (struct json_value){0};
-    bool good = LEVEL(next)(&reader, &value) != JSON_ERROR &&
-                find_value(&reader, plan, 0, &value) && LEVEL(next)(&reader, &value) == JSON_ABSENT;
+    bool compares = plan->forms && !rests(plan->forms);
+    if (compares && recall(&reader, plan)) {
+        plan->lone = reader.lone;
+        *error = (struct json_error){0};
+        return true;
+    }
+    if (compares) {
+        doubt(plan->forms);
+        json_open(&reader, text, length);
+    }
+    bool good = find_generally(&reader, plan);
     plan->lone = reader.lone;
     *error = reader.error;
+    if (compares && good && !reader.lone) learn(text, length, plan);
     return good;
 }
 

@@ -65,6 +65,10 @@ static inline size_t space_prefix(const char *at) {
     return before(~bits(_mm256_cmpeq_epi8(load(at), all(' '))));
 }
 
+static inline size_t same_prefix(const char *a, const char *b) {
+    return before(~bits(_mm256_cmpeq_epi8(load(a), load(b))));
+}
+
 /* By the low nibble of each byte that is ASCII; 0 for others. */
 static inline __m256i by_nibble(__m256i table, __m256i nibbles) {
     return _mm256_shuffle_epi8(table, nibbles);

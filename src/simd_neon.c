@@ -58,6 +58,10 @@ static inline size_t space_prefix(const char *at) {
     return before(vmvnq_u8(vceqq_u8(load(at), all(' '))));
 }
 
+static inline size_t same_prefix(const char *a, const char *b) {
+    return before(vmvnq_u8(vceqq_u8(load(a), load(b))));
+}
+
 /* ---- 64 bytes as bit masks ---- */
 
 #define BLOCKS

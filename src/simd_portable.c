@@ -47,6 +47,11 @@ static inline size_t space_prefix(const char *at) {
     return others ? (size_t)__builtin_ctzll(others) >> 3 : WIDTH;
 }
 
+static inline size_t same_prefix(const char *a, const char *b) {
+    uint64_t others = load_8(a) ^ load_8(b);
+    return others ? (size_t)__builtin_ctzll(others) >> 3 : WIDTH;
+}
+
 static size_t portable_base64(char *to, const unsigned char *from, size_t length) {
     return base64_rest(to, from, length);
 }

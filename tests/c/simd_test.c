@@ -7,40 +7,12 @@
 
 #include <cmocka.h>
 
-#include "json.h"
 #include "simd.h"
+#include "texts.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-enum { ROOM = 4096 };
-
-/* A copy that ends where the memory does. */
-struct edge {
-    char *pages;
-    size_t page;
-};
 
 static struct edge text_edge, scratch_edge;
-
-static struct edge make_edge(void) {
-    struct edge edge = {.page = (size_t)sysconf(_SC_PAGESIZE)};
-    edge.pages =
-        mmap(NULL, 2 * edge.page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_ptr_not_equal(edge.pages, MAP_FAILED);
-    assert_int_equal(mprotect(edge.pages + edge.page, edge.page, PROT_NONE), 0);
-    return edge;
-}
-
-static char *at_edge(struct edge *edge, const void *bytes, size_t length) {
-    char *at = edge->pages + edge->page - length;
-    assert_in_range(length, 0, edge->page);
-    if (bytes && length > 0) memcpy(at, bytes, length);
-    return at;
-}
 
 static int make_edges(void **state) {
     (void)state;
@@ -92,16 +64,6 @@ static void judge(const char *bytes, size_t length, struct verdict *verdict) {
     if (verdict->unescaped)
         memcpy(verdict->meaning, at_edge(&scratch_edge, NULL, string.length), verdict->size);
     verdict->inner = json_inner(&string, at_edge(&scratch_edge, NULL, string.length + 64));
-}
-
-static const char *shown(const char *bytes, size_t length) {
-    static char out[4 * ROOM + 1];
-    char *to = out;
-    for (size_t i = 0; i < length; i++)
-        to += sprintf(to, bytes[i] >= ' ' && bytes[i] <= '~' ? "%c" : "\\x%02x",
-                      (unsigned char)bytes[i]);
-    *to = '\0';
-    return out;
 }
 
 /* Whether the string's meaning, trimmed, is decodable JSON: by way of the meaning. */
@@ -192,15 +154,6 @@ static void runs_of_backslashes_of_every_length(void **state) {
     }
 }
 
-static uint64_t seed = 1;
-
-static size_t random_below(size_t limit) {
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (size_t)(seed >> 11) % limit;
-}
-
 static void whatever_comes_at_random(void **state) {
     (void)state;
     for (int round = 0; round < 20000; round++) {
@@ -227,11 +180,6 @@ static void whatever_comes_at_random(void **state) {
         if (string) text[length++] = '"';
         levels_agree(text, length);
     }
-}
-
-static size_t add(char *text, size_t length, const char *bytes) {
-    memcpy(text + length, bytes, strlen(bytes));
-    return length + strlen(bytes);
 }
 
 /* Some JSON, at most as deep, and of about 1,500 bytes. */

@@ -77,6 +77,55 @@ static void levels_agree(const char *text, size_t length) {
     free(out);
 }
 
+/* json_find says the same of every line whether it knows what others looked like or not. */
+static void forms_change_nothing(struct json_forms *forms, const char *line, size_t length) {
+    char *text = malloc(length ? length : 1);
+    if (!text) abort();
+    memcpy(text, line, length);
+    struct json_node nodes[2][8];
+    struct json_plan plans[2] = {{.nodes = nodes[0]}, {.nodes = nodes[1], .forms = forms}};
+    struct json_error errors[2];
+    bool good[2];
+    for (int i = 0; i < 2; i++) {
+        json_plan_add(&plans[i], "/a/b", 4);
+        json_plan_add(&plans[i], "/0", 2);
+        json_plan_add(&plans[i], "/a~1b", 5);
+        good[i] = json_find(text, length, &plans[i], &errors[i]);
+    }
+    if (good[0] != good[1] || plans[0].lone != plans[1].lone ||
+        errors[0].message != errors[1].message || errors[0].offset != errors[1].offset)
+        abort();
+    for (uint32_t i = 0; i < plans[0].count; i++) {
+        const struct json_value *a = &nodes[0][i].found, *b = &nodes[1][i].found;
+        if (a->type != b->type || a->escaped != b->escaped || a->at != b->at ||
+            a->length != b->length)
+            abort();
+    }
+    free(text);
+}
+
+/* The lines of a text, in order, each also with a byte changed and one left out. */
+static void lines_are_read_alike(char *text, size_t size) {
+    struct json_forms forms = {0};
+    for (size_t at = 0, next; at <= size; at = next) {
+        char *line = text + at, *newline = at < size ? memchr(line, '\n', size - at) : NULL;
+        size_t length = newline ? (size_t)(newline - line) : size - at;
+        next = at + length + 1;
+        forms_change_nothing(&forms, line, length);
+        for (size_t i = 0; i < 8 && length > 0; i++) {
+            size_t place = (length * i / 8 + (unsigned char)line[i % length]) % length;
+            char byte = line[place];
+            line[place] = "\"0{[,}] "[i];
+            forms_change_nothing(&forms, line, length);
+            memmove(line + place, line + place + 1, length - place - 1);
+            forms_change_nothing(&forms, line, length - 1);
+            memmove(line + place + 1, line + place, length - place - 1);
+            line[place] = byte;
+        }
+        forms_change_nothing(&forms, line, length);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char *text = malloc(2 * size + 2);
     if (!text) abort();
@@ -84,6 +133,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char *exact = realloc(text, size ? size : 1);
     if (!exact) abort();
     levels_agree(exact, size);
+    for (int i = 0; simd_name(i); i++) {
+        if (!simd_choose(simd_name(i))) abort();
+        lines_are_read_alike(exact, size);
+    }
     free(exact);
     /* As a string: quotes and backslashes escaped, unless the first byte says that they are. */
     text = malloc(2 * size + 2);
