@@ -33,21 +33,22 @@ static inline size_t digits(const char *at, const char *end) {
     return (size_t)(at - from);
 }
 
-/* The four hex digits at `at`, or -1. */
-static int hex4(const char *at, const char *end) {
+/* By character: what it is worth as a hex digit, plus one, or 0. */
+static const unsigned char hex_digits[256] = {
+    ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,  ['6'] = 7,  ['7'] = 8,
+    ['8'] = 9,  ['9'] = 10, ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
+    ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+};
+
+/* The four hex digits at `at`, or -1. Digits and letters come as they like, so no branch tells them
+ * apart. */
+static inline int hex4(const char *at, const char *end) {
     if (end - at < 4) return -1;
-    int code = 0;
-    for (int i = 0; i < 4; i++) {
-        unsigned char c = (unsigned char)at[i];
-        /* A letter of either case is 0x41 to 0x46 without bit 5. */
-        unsigned digit = c - (unsigned)'0', letter = (c & ~0x20u) - 'A';
-        if (digit > 9) {
-            if (letter > 5) return -1;
-            digit = letter + 10;
-        }
-        code = code << 4 | (int)digit;
-    }
-    return code;
+    const unsigned char *bytes = (const unsigned char *)at;
+    int a = hex_digits[bytes[0]] - 1, b = hex_digits[bytes[1]] - 1;
+    int c = hex_digits[bytes[2]] - 1, d = hex_digits[bytes[3]] - 1;
+    if ((a | b | c | d) < 0) return -1;
+    return a << 12 | b << 8 | c << 4 | d;
 }
 
 static bool is_high(int code) {
@@ -91,7 +92,7 @@ static inline const char *skip_space(const char *at, const char *end) {
 }
 
 /* Reads an escape at the backslash; returns the byte after it, or NULL after fail(). */
-static const char *read_escape(struct json_reader *reader, const char *at) {
+static __attribute__((noinline)) const char *read_escape(struct json_reader *reader, const char *at) {
     const char *end = reader->end;
     if (at + 1 == end) return fail(reader, end, ""), NULL;
     if (at[1] != 'u') {
@@ -143,58 +144,88 @@ static __attribute__((noinline)) const char *walk_string(struct json_reader *rea
 /* Which of 64 bytes come after an odd number of backslashes. *carry is 1 when the first one does
  * because of the bytes before, and then when the first one of the next 64 does. */
 static inline uint64_t after_slash(uint64_t slashes, uint64_t *carry) {
-    const uint64_t even = 0x5555555555555555u;
-    uint64_t first = *carry;
-    slashes &= ~first; /* it is escaped, and begins nothing */
-    if (!(slashes & slashes << 1)) {
-        *carry = slashes >> 63;
-        return first | slashes << 1;
+    const uint64_t odd = 0xAAAAAAAAAAAAAAAAu;
+    uint64_t starts = slashes & ~*carry; /* the first one is escaped, and begins nothing */
+    /* Taken away from ones at the odd places and behind the backslashes, each run changes what is
+     * at its end according to where it begins; what differs from the odd places then are the
+     * backslashes that escape, and what the last one of a run escapes. */
+    uint64_t escapes = ((starts << 1 | odd) - starts) ^ odd;
+    uint64_t after = escapes ^ (slashes | *carry);
+    *carry = (escapes & slashes) >> 63;
+    return after;
+}
+
+/* Where a string is read 64 bytes at a time. */
+struct leap {
+    const char *at;
+    const char *read; /* escapes before this have been read */
+    uint64_t carry;   /* as after_slash has it */
+    uint64_t slashes; /* not 0 when there were some */
+    uint64_t wrong;   /* not 0 when there were control characters */
+};
+
+/* The escapes of these 64 bytes, of which `others` are more than two letters. */
+static inline bool read_escapes(struct json_reader *reader, struct leap *leap, uint64_t others) {
+    for (; others; others &= others - 1) {
+        const char *slash = leap->at + __builtin_ctzll(others) - 1;
+        if (slash < leap->read) continue; /* the second half of a pair */
+        int code = reader->end - slash >= 6 && slash[1] == 'u' ? hex4(slash + 2, reader->end) : -1;
+        if (code >= 0 && (code & 0xF800) != 0xD800) continue;
+        leap->read = read_escape(reader, slash);
+        if (!leap->read) return false;
     }
-    uint64_t starts = slashes & ~(slashes << 1), from_even, from_odd;
-    /* Added to its first bit, a run of ones becomes a one behind the run. The run was odd when it
-     * began at an even place and that one is at an odd place, or the other way round. */
-    from_even = slashes + (starts & even);
-    *carry = __builtin_add_overflow(slashes, starts & ~even, &from_odd);
-    return first | (~slashes & ((from_even & ~even) | (from_odd & even)));
+    return true;
+}
+
+/* From leap->at to the closing quote, or NULL: without `text`, there may be more than ASCII at
+ * leap->at; with it, something is wrong. */
+static inline __attribute__((always_inline)) const char *
+leap_on(struct json_reader *reader, struct leap *state, bool text) {
+    const char *end = reader->end;
+    struct leap leap = *state;
+    struct utf8 utf8;
+    utf8_begin(&utf8);
+    while (leap.at < end) {
+        struct block block = end - leap.at >= 64
+                                 ? block_load(leap.at)
+                                 : block_load_part(leap.at, (size_t)(end - leap.at));
+        uint64_t high = block_high(block);
+        if (!text && high) break;
+        if (text) utf8_add(&utf8, block);
+        uint64_t slashes = block_equal(block, '\\'), quotes = block_equal(block, '"');
+        uint64_t control = block_control(block);
+        uint64_t after = after_slash(slashes, &leap.carry);
+        uint64_t close = quotes & ~after;
+        uint64_t inside = close ^ (close - 1); /* all up to the first, or all */
+        leap.wrong |= control & inside;
+        leap.slashes |= slashes & inside;
+        uint64_t others = after & inside & ~(slashes | quotes | block_simple(block));
+        if (others && !read_escapes(reader, &leap, others)) return NULL;
+        if (close) {
+            if (leap.wrong || (text && utf8_is_bad(&utf8))) return NULL;
+            *state = leap;
+            return leap.at + __builtin_ctzll(close);
+        }
+        leap.at += 64;
+        if (text || slashes | control | leap.carry) continue;
+        while (end - leap.at >= 128 && !is_special_128(leap.at)) leap.at += 128;
+    }
+    *state = leap;
+    return NULL;
 }
 
 /* The same as walk_string, 64 bytes at a time; NULL, and no fail(), as soon as something is wrong,
- * or the text is over: the slow way then finds out what and where. */
+ * or the text is over: the slow way then finds out what and where. Most strings are all ASCII, or
+ * not so now and then: UTF-8 is looked at from where it first occurs to the end. */
 static __attribute__((noinline)) const char *leap_string(struct json_reader *reader, const char *at,
                                                          bool *escaped) {
-    const char *end = reader->end, *read = at; /* escapes before this have been read */
-    uint64_t carry = 0;
-    bool text = false; /* the block before had more than ASCII */
-    struct utf8 utf8;
-    while (at < end) {
-        struct block block =
-            end - at >= 64 ? block_load(at) : block_load_part(at, (size_t)(end - at));
-        uint64_t slashes = block_equal(block, '\\'), quotes = block_equal(block, '"');
-        uint64_t low = block_low(block), high = block_high(block);
-        uint64_t after = after_slash(slashes, &carry);
-        uint64_t close = quotes & ~after;
-        uint64_t inside = (close & (0 - close)) - 1; /* all before the first, or all */
-        if (low & ~high & inside) return NULL;
-        if (high || text) {
-            if (!text) utf8_begin(&utf8);
-            utf8_add(&utf8, block);
-            if (utf8_is_bad(&utf8)) return NULL;
-            text = high >> 61; /* may go on in the next block */
-        }
-        if (slashes & inside) *escaped = true;
-        uint64_t others = after & inside & ~(slashes | quotes | block_simple(block));
-        for (; others; others &= others - 1) {
-            const char *slash = at + __builtin_ctzll(others) - 1;
-            if (slash < read) continue; /* the second half of a pair */
-            read = read_escape(reader, slash);
-            if (!read) return NULL;
-        }
-        if (close) return at + __builtin_ctzll(close);
-        at += 64;
-        if (slashes | low | carry) continue;
-        while (end - at >= 128 && !is_special_128(at)) at += 128;
-    }
-    return NULL;
+    struct leap leap = {.at = at, .read = at};
+    const char *lone = reader->lone;
+    const char *close = leap_on(reader, &leap, false);
+    if (!close && leap.at < reader->end) close = leap_on(reader, &leap, true);
+    if (!close) reader->lone = lone;
+    if (leap.slashes) *escaped = true;
+    return close;
 }
 #endif
 

@@ -103,9 +103,9 @@ static inline uint64_t block_equal(struct block block, char byte) {
     return both(_mm256_cmpeq_epi8(block.low, all(byte)), _mm256_cmpeq_epi8(block.high, all(byte)));
 }
 
-/* Below 0x20, or above 0x7F. */
-static inline uint64_t block_low(struct block block) {
-    return both(_mm256_cmpgt_epi8(all(0x20), block.low), _mm256_cmpgt_epi8(all(0x20), block.high));
+/* Below 0x20. */
+static inline uint64_t block_control(struct block block) {
+    return both(is_control(block.low), is_control(block.high));
 }
 
 /* Above 0x7F. */

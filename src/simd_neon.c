@@ -100,11 +100,11 @@ static inline uint64_t block_equal(struct block block, char byte) {
 #undef IS_EQUAL
 }
 
-/* Below 0x20, or above 0x7F. */
-static inline uint64_t block_low(struct block block) {
-#define IS_LOW(i) is_below_space(block.part[i])
-    return EACH(IS_LOW);
-#undef IS_LOW
+/* Below 0x20. */
+static inline uint64_t block_control(struct block block) {
+#define IS_CONTROL(i) vcltq_u8(block.part[i], all(0x20))
+    return EACH(IS_CONTROL);
+#undef IS_CONTROL
 }
 
 /* Above 0x7F. */
