@@ -192,9 +192,48 @@ static inline const char *skip_quoted_number(const char *at, const char *end) {
     return at;
 }
 
-static inline bool has_word(const char *at, const char *end, const char *word, ptrdiff_t length) {
-    return end - at >= length && memcmp(at, word, (size_t)length) == 0;
+/* Behind true, false or null, or NULL; which of them comes is no branch. */
+static inline const char *skip_quoted_word(const char *at, const char *end) {
+    static const struct word {
+        char text[8];
+        uint64_t mask;
+        ptrdiff_t length;
+    } words[4] = {
+        {"true", 0xFFFFFFFFu, 4}, {"false", 0xFFFFFFFFFFu, 5}, {"null", 0xFFFFFFFFu, 4}, {"", 0, 99}};
+    const struct word *word = &words[*at == 't' ? 0 : *at == 'f' ? 1 : *at == 'n' ? 2 : 3];
+    if (end - at < 8)
+        return end - at >= word->length && memcmp(at, word->text, (size_t)word->length) == 0
+                   ? at + word->length
+                   : NULL;
+    return (load_8(at) & word->mask) == load_8(word->text) ? at + word->length : NULL;
 }
+
+#ifdef BLOCKS
+/* Behind the ']' of an array of numbers, which begins behind its '[' with a digit or a minus, when
+ * that comes within 64 bytes and what is between them is simple: no exponents, and white space only
+ * as one space behind a comma. NULL for others. */
+static inline const char *skip_quoted_numbers(const char *at) {
+    struct block block = block_load(at);
+    uint64_t close = block_equal(block, ']'), upto = close ^ (close - 1);
+    uint64_t digit = block_digit(block), zero = block_equal(block, '0');
+    uint64_t comma = block_equal(block, ','), space = block_equal(block, ' ');
+    uint64_t minus = block_equal(block, '-'), point = block_equal(block, '.');
+    uint64_t behind_digit = digit << 1, behind_comma = comma << 1, behind_point = point << 1;
+    uint64_t sign_or_digit = digit | minus;
+    uint64_t wrong = ~(sign_or_digit | comma | space | point | close);
+    wrong |= behind_comma & ~(sign_or_digit | space);
+    wrong |= space << 1 & ~sign_or_digit;
+    wrong |= (minus << 1 | behind_point) & ~digit;
+    wrong |= (comma | point) & ~behind_digit;
+    wrong |= space & ~behind_comma;
+    wrong |= minus & ~(behind_comma | space << 1 | 1);
+    /* A second point: behind the digits behind a point. */
+    wrong |= (behind_point + digit) & point;
+    /* Digits behind a zero that begins a number. */
+    wrong |= zero & ~(behind_digit | behind_point) & digit >> 1;
+    return close && !(wrong & upto) ? at + __builtin_ctzll(close) + 1 : NULL;
+}
+#endif
 
 static bool is_quoted_json(const char *at, const char *end) {
     uint64_t open = 1; /* a bit for each container, set for an object, below one that stays */
@@ -218,16 +257,22 @@ static bool is_quoted_json(const char *at, const char *end) {
                 break;
             }
             if (object) goto key;
+#ifdef BLOCKS
+            if (end - at >= 64 && (*at == '-' || (*at >= '0' && *at <= '9'))) {
+                const char *behind = skip_quoted_numbers(at);
+                if (behind) {
+                    at = behind;
+                    open >>= 1;
+                    break;
+                }
+            }
+#endif
             continue;
         }
         case 't':
-            at = has_word(at, end, "true", 4) ? at + 4 : NULL;
-            break;
         case 'f':
-            at = has_word(at, end, "false", 5) ? at + 5 : NULL;
-            break;
         case 'n':
-            at = has_word(at, end, "null", 4) ? at + 4 : NULL;
+            at = skip_quoted_word(at, end);
             break;
         default:
             at = skip_quoted_number(at, end);

@@ -113,6 +113,13 @@ static inline uint64_t block_high(struct block block) {
     return both(block.low, block.high);
 }
 
+static inline uint64_t block_digit(struct block block) {
+    __m256i low = _mm256_xor_si256(block.low, all('0'));
+    __m256i high = _mm256_xor_si256(block.high, all('0'));
+    return both(_mm256_cmpeq_epi8(_mm256_min_epu8(low, all(9)), low),
+                _mm256_cmpeq_epi8(_mm256_min_epu8(high, all(9)), high));
+}
+
 /* Letters that make an escape of two bytes: most of them, one for each low nibble. */
 static inline uint64_t block_simple(struct block block) {
     const __m256i table = TABLE(0, 0, 'r', 0, 't', 0, 'f', 0, 0, 0, 0, 0, 0, 0, 'n', '/');

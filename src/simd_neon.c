@@ -114,6 +114,12 @@ static inline uint64_t block_high(struct block block) {
 #undef IS_HIGH
 }
 
+static inline uint64_t block_digit(struct block block) {
+#define IS_DIGIT(i) vcltq_u8(veorq_u8(block.part[i], all('0')), all(10))
+    return EACH(IS_DIGIT);
+#undef IS_DIGIT
+}
+
 /* Letters that make an escape of two bytes: most of them, one for each low nibble. */
 static inline uint64_t block_simple(struct block block) {
     const uint8x16_t table = {0, 0, 'r', 0, 't', 0, 'f', 0, 0, 0, 0, 0, 0, 0, 'n', '/'};
