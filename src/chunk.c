@@ -10,10 +10,10 @@ enum { PADDING = 64 };
 
 /* ---- scanning, on any thread ---- */
 
-/* Room for one more element; false when there is no memory. */
+/* Room for an element after `count`; false when there is no memory. */
 static bool has_room(void **array, size_t count, size_t *room, size_t size) {
     if (count < *room) return true;
-    size_t more = *room ? *room * 2 : 64;
+    size_t more = count < 32 ? 64 : count * 2;
     void *grown = realloc(*array, more * size);
     if (!grown) return false;
     *array = grown;
@@ -35,34 +35,36 @@ static bool judge_inner(struct chunk *chunk, const struct json_value *value, boo
 }
 
 static bool is_usual(const struct chunk_field *field, const struct json_value *value) {
-    if (!field->usual || value->type == JSON_ABSENT)
-        return !field->usual || strcmp(field->usual, "null") == 0;
-    return value->length == field->usual_length &&
-           memcmp(value->at, field->usual, value->length) == 0;
+    if (value->type == JSON_ABSENT) return !field->must_be_there;
+    return !field->usual || (value->length == field->usual_length &&
+                             memcmp(value->at, field->usual, value->length) == 0);
 }
 
 /* Looks into a good line. */
 static bool add_spans(struct chunk *chunk, struct chunk_line *line, const char *text) {
     const struct chunk_plan *look = chunk->look;
-    line->is_usual = look->has_usual && !line->is_lone;
+    bool usual = look->has_usual && !line->is_lone;
+    if (!has_room((void **)&chunk->spans, chunk->span_count + look->count, &chunk->span_room,
+                  sizeof *chunk->spans))
+        return false;
+    struct chunk_span *first = &chunk->spans[chunk->span_count], *span = first;
     line->first_span = (uint32_t)chunk->span_count;
     for (uint16_t i = 0; i < look->count; i++) {
         const struct json_value *value = &chunk->nodes[look->fields[i].node].found;
-        if (line->is_usual) line->is_usual = is_usual(&look->fields[i], value);
+        usual = usual && is_usual(&look->fields[i], value);
         if (value->type == JSON_ABSENT) continue;
-        if (!has_room((void **)&chunk->spans, chunk->span_count, &chunk->span_room,
-                      sizeof *chunk->spans))
-            return false;
-        chunk->spans[chunk->span_count++] = (struct chunk_span){
+        *span++ = (struct chunk_span){
             .at = (uint32_t)(value->at - text),
             .length = (uint32_t)value->length,
             .field = i,
             .type = (uint8_t)value->type,
             .escaped = value->escaped,
         };
-        line->spans++;
         if (i == look->inner && !judge_inner(chunk, value, &line->is_json)) return false;
     }
+    line->is_usual = usual;
+    line->spans = (uint16_t)(span - first);
+    chunk->span_count += line->spans;
     return true;
 }
 

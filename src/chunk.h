@@ -14,9 +14,10 @@
 /* What is looked for. */
 struct chunk_field {
     uint32_t node; /* of the plan */
-    /* The usual value as JSON text, "null" also for nothing at all; NULL when any value is usual */
+    /* The usual value as JSON text, NULL when any value is usual */
     const char *usual;
     size_t usual_length;
+    bool must_be_there; /* nothing at all is not usual */
 };
 
 struct chunk_plan {

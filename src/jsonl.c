@@ -166,8 +166,8 @@ static const luaL_Reg reader_methods[] = {
 };
 
 static const luaL_Reg functions[] = {
-    {"create", jsonl_create}, {"image", jsonl_image}, {"index", jsonl_index}, {"open", jsonl_open},
-    {"scan", jsonl_scan},     {"write", jsonl_write}, {NULL, NULL},
+    {"create", jsonl_create}, {"image", jsonl_image}, {"index", jsonl_index},
+    {"open", jsonl_open},     {"scan", jsonl_scan},   {NULL, NULL},
 };
 
 int luaopen_obatch_jsonl(lua_State *L) {
@@ -182,5 +182,7 @@ int luaopen_obatch_jsonl(lua_State *L) {
     jsonl_open_writer(L);
     jsonl_open_image(L);
     luaL_newlib(L, functions);
+    jsonl_push_write(L);
+    lua_setfield(L, -2, "write");
     return 1;
 }

@@ -36,16 +36,12 @@ int jsonl_index_span(lua_State *L, int at, int ordinal, struct jsonl_span *span)
  * bytes read. */
 int jsonl_raise(lua_State *L, const char *path, int error, uint64_t bytes);
 
-/* The bytes of the line of a record (or its `text`, when somebody has set that), which live as long
- * as the record; NULL when there is no record with a text at the stack index. */
-const char *jsonl_record_line(lua_State *L, int index, size_t *length);
-
 /* The functions of obatch.jsonl that live in other files, and what registers their types. */
 int jsonl_scan(lua_State *L);
-int jsonl_write(lua_State *L);
 int jsonl_index(lua_State *L);
 int jsonl_create(lua_State *L);
 int jsonl_image(lua_State *L);
+void jsonl_push_write(lua_State *L);
 void jsonl_open_scan(lua_State *L);
 void jsonl_open_index(lua_State *L);
 void jsonl_open_writer(lua_State *L);

@@ -6,6 +6,9 @@
 #include "obatch.h"
 #include "options.h"
 
+#include <stdio_ext.h>
+#include <unistd.h>
+
 #define SCANNER "obatch.jsonl.scanner"
 #define CHUNK "obatch.jsonl.chunk"
 
@@ -18,12 +21,17 @@ enum { OUTSTANDING = 2 * 1024 * 1024 };
 struct box {
     struct chunk *chunk;
     lua_Integer first; /* number of its first line */
+    /* The record that was handed out last, so as to know it again, and its line. Its memory may be
+     * another record's by now, but then that one was handed out later. */
+    const void *record;
+    const struct chunk_line *line;
 };
 
 struct scanner {
     struct chunks chunks;
     struct chunk_plan look;
-    struct chunk *chunk; /* whose records are being handed out */
+    struct box *box;     /* whose records are being handed out, or NULL */
+    struct chunk *chunk; /* the one in it, or NULL */
     size_t next;         /* of its lines */
     lua_Integer number;
     size_t outstanding, most; /* bytes of chunks that are in boxes */
@@ -37,7 +45,8 @@ struct scanner {
 enum { PATH = 1, FIELDS, TEXTS, RECORDS, LINES_OF, USER_VALUES = LINES_OF };
 
 /* What a record has besides the fields of the plan; in the table of fields, their names have these
- * numbers, and those of the plan have theirs from 1. */
+ * numbers, and those of the plan have theirs from 1. Those below SPOILED are in the record from the
+ * beginning, or never. */
 static const char *const own[] = {"length", "text",     "spoiled", "number",   "offset", "error",
                                   "blank",  "error_at", "is_json", "is_usual", NULL};
 enum { LENGTH = -1, TEXT = -2, SPOILED = -3 };
@@ -117,6 +126,7 @@ static void look_for_more(lua_State *L, struct chunk_plan *look, int numbers, in
             struct chunk_field *field = &look->fields[find_field(L, numbers, top + 2, "usual")];
             push_usual(L, top + 3);
             field->usual = lua_tolstring(L, -1, &field->usual_length);
+            field->must_be_there = strcmp(field->usual, "null") != 0;
             lua_rawseti(L, texts, (lua_Integer)lua_rawlen(L, texts) + 1);
         }
     }
@@ -203,6 +213,8 @@ int jsonl_scan(lua_State *L) {
 static const struct chunk_line *find_line(lua_State *L, int record, const struct box *box) {
     const struct chunk *chunk = box->chunk;
     int has_number, has_offset;
+    if (!chunk) return NULL; /* in a finalizer that comes after the box's own */
+    if (lua_topointer(L, record) == box->record) return box->line;
     lua_pushliteral(L, "number");
     lua_rawget(L, record);
     lua_pushliteral(L, "offset");
@@ -291,7 +303,8 @@ static int record_index(lua_State *L) {
     lua_pushvalue(L, 2);
     lua_rawget(L, lua_upvalueindex(2));
     lua_Integer number = lua_tointeger(L, 3);
-    const struct chunk_line *line = number == 0 ? NULL : find_line(L, 1, box);
+    bool is_made = number > 0 || (number < 0 && number >= SPOILED);
+    const struct chunk_line *line = is_made ? find_line(L, 1, box) : NULL;
     if (!line) return lua_pushnil(L), 1;
     if (push_field(L, box->chunk, line, number, lua_upvalueindex(2))) {
         lua_pushvalue(L, 2);
@@ -325,39 +338,75 @@ static int record_pairs(lua_State *L) {
     return 2;
 }
 
-const char *jsonl_record_line(lua_State *L, int index, size_t *length) {
-    int top = lua_gettop(L);
-    const char *line = NULL;
-    *length = 0;
-    index = lua_absindex(L, index);
-    if (!lua_istable(L, index)) return NULL;
-    lua_pushliteral(L, "text");
-    if (lua_rawget(L, index) != LUA_TNIL) {
-        line = lua_tolstring(L, -1, length);
-    } else if (luaL_getmetafield(L, index, "__index") == LUA_TFUNCTION &&
-               lua_tocfunction(L, -1) == record_index) {
-        const struct box *box = lua_getupvalue(L, -1, 1) ? lua_touserdata(L, -1) : NULL;
-        const struct chunk_line *found = box ? find_line(L, index, box) : NULL;
-        if (found && found->kind != CHUNK_TOO_LONG) {
-            line = box->chunk->bytes + found->at;
-            *length = (size_t)found->length;
-        }
+/* ---- writing them ---- */
+
+/* stdio's own buffer is about as large as a line: one call of write(2) for each. */
+enum { WRITE_BUFFER = 64 * 1024 };
+
+/* Gives a file of io.open that is at stack index 1 a larger buffer. It lives as long as the file:
+ * as a value of a table with weak keys, which outlives the finalizer of its key. */
+static void widen(lua_State *L, FILE *file) {
+    static const char buffers; /* its address is a key of the registry */
+    bool is_foreign = file == stdout || file == stderr || file == stdin;
+    if (is_foreign || __flbf(file) || __fbufsize(file) == 1 || isatty(fileno(file))) return;
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &buffers) != LUA_TTABLE) {
+        lua_newtable(L);
+        lua_createtable(L, 0, 1);
+        lua_pushliteral(L, "k");
+        lua_setfield(L, -2, "__mode");
+        lua_setmetatable(L, -2);
+        lua_pushvalue(L, -1);
+        lua_rawsetp(L, LUA_REGISTRYINDEX, &buffers);
     }
-    lua_settop(L, top);
-    return line;
+    lua_pushvalue(L, 1);
+    char *buffer = lua_newuserdatauv(L, WRITE_BUFFER, 0);
+    lua_rawset(L, -3);
+    if (fflush(file) == 0) setvbuf(file, buffer, _IOFBF, WRITE_BUFFER);
 }
 
-/* write(file, record) -> true. The line's own bytes and a newline, without a Lua string between. */
-int jsonl_write(lua_State *L) {
-    const luaL_Stream *stream = luaL_checkudata(L, 1, LUA_FILEHANDLE);
+/* The bytes of the line of the record at stack index 2 (or its `text`, when somebody has set that),
+ * which live as long as the record; NULL when there is no record with a text. Upvalues: see
+ * jsonl_write. */
+static const char *line_of(lua_State *L, size_t *length) {
+    *length = 0;
+    if (!lua_istable(L, 2)) return NULL;
+    lua_pushvalue(L, lua_upvalueindex(2));
+    if (lua_rawget(L, 2) != LUA_TNIL) return lua_tolstring(L, -1, length);
+    if (!lua_getmetatable(L, 2)) return NULL;
+    lua_pushvalue(L, lua_upvalueindex(3));
+    lua_rawget(L, -2);
+    if (lua_tocfunction(L, -1) != record_index || !lua_getupvalue(L, -1, 1)) return NULL;
+    const struct box *box = lua_touserdata(L, -1);
+    const struct chunk_line *line = box ? find_line(L, 2, box) : NULL;
+    if (!line || line->kind == CHUNK_TOO_LONG) return NULL;
+    *length = (size_t)line->length;
+    return box->chunk->bytes + line->at;
+}
+
+/* write(file, record) -> true. The line's own bytes and a newline, without a Lua string between.
+ * Upvalues: the metatable of files, "text", "__index". */
+static int jsonl_write(lua_State *L) {
+    const luaL_Stream *stream = lua_touserdata(L, 1);
+    if (!stream || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(1)))
+        stream = luaL_checkudata(L, 1, LUA_FILEHANDLE);
+    lua_settop(L, 2);
     size_t length;
-    const char *line = jsonl_record_line(L, 2, &length);
+    const char *line = line_of(L, &length);
     luaL_argcheck(L, stream->closef, 1, "the file is closed");
     luaL_argcheck(L, line, 2, "a record with a text expected");
-    if (fwrite(line, 1, length, stream->f) == length && putc('\n', stream->f) != EOF)
+    FILE *file = stream->f; /* nobody else's: no need to lock it */
+    if (__fbufsize(file) < WRITE_BUFFER) widen(L, file);
+    if (fwrite_unlocked(line, 1, length, file) == length && putc_unlocked('\n', file) != EOF)
         return lua_pushboolean(L, 1), 1;
     int error = errno;
     return obatch_fail_errno(L, "write", error);
+}
+
+void jsonl_push_write(lua_State *L) {
+    luaL_getmetatable(L, LUA_FILEHANDLE);
+    lua_pushliteral(L, "text");
+    lua_pushliteral(L, "__index");
+    lua_pushcclosure(L, jsonl_write, 3);
 }
 
 /* ---- the scanner ---- */
@@ -374,11 +423,14 @@ static int free_box(lua_State *L) {
     scanner->outstanding -= chunk_size(box->chunk);
     chunks_give_back(&scanner->chunks, box->chunk);
     box->chunk = NULL;
+    box->record = NULL;
     return 0;
 }
 
 static void close_chunks(lua_State *L, int index, struct scanner *scanner) {
     chunks_close(&scanner->chunks);
+    if (scanner->box) scanner->box->record = NULL;
+    scanner->box = NULL;
     scanner->chunk = NULL;
     lua_pushnil(L);
     lua_setiuservalue(L, index, RECORDS);
@@ -393,6 +445,8 @@ static void push_method(lua_State *L, lua_CFunction method, int box) {
 
 /* Lets the records of the last chunk go and takes the next one; false at the end. */
 static bool next_chunk(lua_State *L, struct scanner *scanner) {
+    if (scanner->box) scanner->box->record = NULL;
+    scanner->box = NULL;
     scanner->chunk = NULL;
     lua_pushnil(L);
     lua_setiuservalue(L, 1, RECORDS);
@@ -434,6 +488,7 @@ static bool next_chunk(lua_State *L, struct scanner *scanner) {
         if (error) jsonl_raise(L, path_of(L, 1), error, box->chunk->offset);
         lua_pop(L, 1);
     }
+    scanner->box = box;
     scanner->chunk = box->chunk;
     scanner->next = 0;
     lua_setiuservalue(L, 1, RECORDS);
@@ -473,6 +528,8 @@ static int scanner_next(lua_State *L) {
     const struct chunk_line *line = &scanner->chunk->lines[scanner->next++];
     scanner->number++;
     lua_createtable(L, 0, 4);
+    scanner->box->record = lua_topointer(L, 2);
+    scanner->box->line = line;
     lua_pushvalue(L, lua_upvalueindex(2));
     lua_pushinteger(L, scanner->number);
     lua_rawset(L, 2);

@@ -98,6 +98,36 @@ describe("a record of jsonl.scan", function()
     end
   end)
 
+  it("writes between what others write to the file, and leaves it closed by the collector whole", function()
+    local dir <close> = file_with(('{"pad": "%s"}\n'):format(("x"):rep(3000)):rep(100))
+    local out, expected = assert(io.open(dir.path .. "/out", "wb")), {}
+    for record in assert(jsonl.scan(dir.file, {})) do
+      assert(out:write(record.number, " "))
+      assert(jsonl.write(out, record))
+      expected[#expected + 1] = record.number .. " " .. record.text .. "\n"
+      if record.number == 50 then
+        assert.equal(#table.concat(expected), out:seek())
+        collectgarbage()
+      end
+    end
+    out = nil -- luacheck: ignore
+    collectgarbage()
+    collectgarbage()
+    assert.is_true(table.concat(expected) == support.read(dir.path .. "/out"))
+  end)
+
+  it("has nothing more to tell to a finalizer that comes after its bytes have gone", function()
+    local dir <close> = file_with('{"n": 1}\n{"n": 2}\n')
+    local seen
+    do
+      local keeper = setmetatable({}, { __gc = function(self) seen = { self.record.number, self.record.n } end })
+      keeper.record = assert(jsonl.scan(dir.file, { n = "/n" }))()
+    end
+    collectgarbage()
+    collectgarbage()
+    assert.same({ 1 }, seen)
+  end)
+
   it("tells which strings hold JSON, and which lines are as usual", function()
     local cases = { -- a, b: is_json, is_usual
       { [["{}"]], "1", true, true }, { [[" \n[1, \"x\"]\t\r"]], "1", true, true }, { [["\u000b1\f"]], "1", true, true },
