@@ -5,8 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Readable after the lines: a kernel may look at whole blocks. */
-enum { PADDING = 64 };
+enum {
+    PADDING = 64, /* readable after the lines: a kernel may look at whole blocks */
+    /* Lines of a chunk: what is known of them must not take far more memory than they do. */
+    MOST_LINES = JSONL_BLOCK / 32 + 1,
+};
 
 /* ---- scanning, on any thread ---- */
 
@@ -104,7 +107,12 @@ static void scan(struct pool_task *task) {
     chunk->line_count = chunk->span_count = 0;
     chunk->error = 0;
     if (chunk->skipped && !scan_line(chunk, 0, chunk->skipped)) chunk->error = ENOMEM;
+    chunk->scanned = chunk->length;
     for (size_t at = 0; at < chunk->length; at = next) {
+        if (chunk->line_count == MOST_LINES) {
+            chunk->scanned = at;
+            return;
+        }
         const char *newline = memchr(chunk->bytes + at, '\n', chunk->length - at);
         size_t length = newline ? (size_t)(newline - chunk->bytes) - at : chunk->length - at;
         next = at + length + (newline != NULL);
@@ -289,6 +297,27 @@ static void begin(struct chunks *chunks, struct chunk *chunk) {
     }
 }
 
+/* Puts what has not been scanned of a chunk before those in flight. False when there is no memory.
+ */
+static bool split(struct chunks *chunks, struct chunk *chunk) {
+    struct chunk *rest = new_chunk(chunks), *others = chunks->first, *last = chunks->last;
+    size_t left = chunk->length - chunk->scanned;
+    if (!rest || !reserve(rest, left)) {
+        if (rest) chunks_give_back(chunks, rest);
+        return false;
+    }
+    memcpy(rest->bytes, chunk->bytes + chunk->scanned, left);
+    rest->length = left;
+    rest->offset = chunk->offset + chunk->scanned;
+    rest->skipped = 0;
+    chunk->length = chunk->scanned;
+    chunks->first = NULL;
+    begin(chunks, rest);
+    rest->next = others;
+    if (others) chunks->last = last;
+    return true;
+}
+
 int chunks_next(struct chunks *chunks, struct chunk **chunk) {
     int most = chunks->reads_ahead ? pool_threads() + 1 : 1;
     while (chunks->in_flight < most && !chunks->has_ended && !chunks->error) {
@@ -308,6 +337,8 @@ int chunks_next(struct chunks *chunks, struct chunk **chunk) {
     chunks->first = oldest->next;
     chunks->in_flight--;
     if (oldest->is_pooled) pool_wait(&oldest->task);
+    if (!oldest->error && oldest->scanned < oldest->length && !split(chunks, oldest))
+        oldest->error = ENOMEM;
     if (!oldest->error) return LINES_MORE;
     errno = oldest->error;
     chunks_give_back(chunks, oldest);

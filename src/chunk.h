@@ -58,6 +58,7 @@ struct chunk {
     const struct chunk_plan *look;
     char *bytes; /* with some room to spare: a kernel may look at whole blocks */
     size_t capacity, length;
+    size_t scanned;   /* of the length: less when there are very many lines in it */
     uint64_t offset;  /* of the first byte in the file */
     uint64_t skipped; /* instead of bytes: the length of a single line that was too long */
     struct chunk_line *lines;

@@ -156,6 +156,25 @@ describe("a record of jsonl.scan", function()
     end
   end)
 
+  it("knows where its line is when there are very many lines in few bytes", function()
+    local dir <close> = file_with(("\n"):rep(50000) .. ('{"n":7}\n'):rep(20000) .. ("1\n"):rep(20000) .. '{"n":8}')
+    support.write(dir.path .. "/many.lua", [[
+      local count, sum, at = 0, 0, 0
+      for record in assert(require "obatch.jsonl".scan(..., { n = "/n" })) do
+        count = count + 1
+        assert(record.number == count and record.offset == at)
+        at = at + record.length + 1
+        sum = sum + (record.n or 0)
+      end
+      print(count, sum, at)
+    ]])
+    for threads = 1, 3 do
+      local code, out = support.shell(("OBATCH_THREADS=%d %s run %s/many.lua %s"):format(threads,
+        support.quote(support.binary), dir.path, dir.file))
+      assert.same({ 0, "90001\t140008\t250008\n" }, { code, out })
+    end
+  end)
+
   it("hands on what comes through a pipe when it is there", function()
     local dir <close> = support.tmpdir()
     assert(os.execute("mkfifo " .. dir.path .. "/pipe"))
