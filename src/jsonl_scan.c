@@ -454,7 +454,7 @@ static bool next_chunk(lua_State *L, struct scanner *scanner) {
         lua_gc(L, LUA_GCCOLLECT);
         /* Where records are kept, or the collector has much to do, it is called less often. */
         size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024;
-        scanner->most = 2 * scanner->outstanding + heap / 4;
+        scanner->most = 2 * scanner->outstanding + heap / 2;
         if (scanner->most < OUTSTANDING) scanner->most = OUTSTANDING;
     }
     int top = lua_gettop(L);
