@@ -5,12 +5,15 @@
  *   STRIKE_CALLS  which calls count, as "write,fsync"; all of them when it is not set
  *   STRIKE_NAME   a pattern (see fnmatch, extended) of paths below it that count, as "/a/!(*.part)"
  *   STRIKE_AT     the number, from 1, of the call to strike; none when it is not set
- *   STRIKE_WITH   an errno name; "SHORT": half of a write is written, the next write has no space;
- * or "KILL" STRIKE_ON     when set, every counted call from then on fails in the same way
+ *   STRIKE_WITH   an errno name; "SHORT": half of a write is written, the next one has no space; or
+ *                 "KILL"
+ *   STRIKE_ON     when set, every counted call from then on fails in the same way
  *   STRIKE_LOG    a file that gets "NUMBER CALL PATH" for each counted call
  *
  * The calls: open (for writing), write (pwrite too), fsync (and fdatasync), syncfs, rename, close
- * (of what can be written), ftruncate, mkdir, remove (and unlink), lock (of an open file).
+ * (of what can be written), ftruncate, mkdir, remove (and unlink), lock (of an open file). What is
+ * done to a file that has no name yet counts as done to one called "#" in its folder; linkat, which
+ * gives it one, counts as rename.
  *
  * The real calls are made by syscall(), not through the next library: that is the sanitizer's,
  * which may not be ready yet. Files of the C library's own streams do not pass through here. */
@@ -106,13 +109,33 @@ static int strike(const char *call, const char *path, bool *half) {
     return error_of(with);
 }
 
-static int strike_fd(const char *call, int fd, bool *half) {
-    char link[32], path[PATH_MAX];
+/* The path of an open file, which has room for PATH_MAX bytes. One that has no name (O_TMPFILE) is
+ * called "#" here: the system's name of it differs from run to run. */
+static bool path_of(int fd, char *path) {
+    char link[32];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
-    if (n < 0 || path[0] != '/') return 0;
+    ssize_t n = readlink(link, path, PATH_MAX - 1);
+    if (n < 0 || path[0] != '/') return false;
     path[n] = '\0';
-    return strike(call, path, half);
+    char *name = strrchr(path, '/') + 1, *end;
+    if (*name == '#' && strtoull(name + 1, &end, 10) && strcmp(end, " (deleted)") == 0)
+        name[1] = '\0';
+    return true;
+}
+
+static int strike_fd(const char *call, int fd, bool *half) {
+    char path[PATH_MAX];
+    return path_of(fd, path) ? strike(call, path, half) : 0;
+}
+
+/* A name in a folder. */
+static int strike_at(const char *call, int folder, const char *name) {
+    char path[2 * PATH_MAX];
+    if (folder == AT_FDCWD || *name == '/') return strike(call, name, NULL);
+    if (!path_of(folder, path)) return 0;
+    size_t length = strlen(path);
+    snprintf(path + length, sizeof path - length, "/%s", name);
+    return strike(call, path, NULL);
 }
 
 static int failed(int error) {
@@ -120,22 +143,25 @@ static int failed(int error) {
     return -1;
 }
 
-static int open_file(const char *path, int flags, mode_t mode) {
-    int error = (flags & O_ACCMODE) != O_RDONLY ? strike("open", path, NULL) : 0;
+static int open_file(int folder, const char *path, int flags, mode_t mode) {
+    const char *name = (flags & O_TMPFILE) == O_TMPFILE ? "#" : path;
+    int error = (flags & O_ACCMODE) != O_RDONLY ? strike_at("open", folder, name) : 0;
     if (error) return failed(error);
-    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+    return (int)syscall(SYS_openat, folder, path, flags, mode);
 }
 
-#define OPEN(name)                                                                                 \
-    int name(const char *path, int flags, ...) {                                                   \
+#define OPEN(declaration, folder)                                                                  \
+    int declaration {                                                                              \
         va_list rest;                                                                              \
         va_start(rest, flags);                                                                     \
         mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;                    \
         va_end(rest);                                                                              \
-        return open_file(path, flags, mode);                                                       \
+        return open_file(folder, path, flags, mode);                                               \
     }
-OPEN(open)
-OPEN(open64)
+OPEN(open(const char *path, int flags, ...), AT_FDCWD)
+OPEN(open64(const char *path, int flags, ...), AT_FDCWD)
+OPEN(openat(int folder, const char *path, int flags, ...), folder)
+OPEN(openat64(int folder, const char *path, int flags, ...), folder)
 
 ssize_t write(int fd, const void *bytes, size_t length) {
     bool half = false;
@@ -195,9 +221,20 @@ int mkdir(const char *path, mode_t mode) {
     return error ? failed(error) : (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
 }
 
+/* A file gets its name by either of them. */
+int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags) {
+    int error = strike_at("rename", to_folder, to);
+    if (error) return failed(error);
+    return (int)syscall(SYS_linkat, from_folder, from, to_folder, to, flags);
+}
+
+int unlinkat(int folder, const char *path, int flags) {
+    int error = strike_at("remove", folder, path);
+    return error ? failed(error) : (int)syscall(SYS_unlinkat, folder, path, flags);
+}
+
 int unlink(const char *path) {
-    int error = strike("remove", path, NULL);
-    return error ? failed(error) : (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    return unlinkat(AT_FDCWD, path, 0);
 }
 
 int remove(const char *path) {
