@@ -29,6 +29,23 @@ static const char *image_mime(const char *head, size_t length) {
     return NULL;
 }
 
+/* The image that was looked at last stays open: it is usually the next to be written. */
+static struct {
+    const struct image *image; /* NULL: none */
+    int fd;
+} latest;
+
+static void keep_open(const struct image *image, int fd) {
+    if (latest.image) close(latest.fd);
+    latest.image = image;
+    latest.fd = fd;
+}
+
+static int image_gc(lua_State *L) {
+    if (latest.image == luaL_checkudata(L, 1, IMAGE)) keep_open(NULL, -1);
+    return 0;
+}
+
 /* image(path) -> what put() writes as "data:<type>;base64,...", or nil, message, "NOT_IMAGE" or an
  * errno name. The file is read when the line is written, and must then still be the same file, with
  * the same size and time of change. */
@@ -49,9 +66,13 @@ int jsonl_image(lua_State *L) {
         n = lines_pread(fd, head, sizeof head, 0);
         if (n < 0) error = errno;
     }
-    if (fd >= 0) close(fd);
+    image->mime = error ? NULL : image_mime(head, (size_t)n);
+    if (image->mime) {
+        keep_open(image, fd);
+    } else if (fd >= 0) {
+        close(fd);
+    }
     if (error) return obatch_fail_errno(L, path, error);
-    image->mime = image_mime(head, (size_t)n);
     if (!image->mime)
         return obatch_fail(
             L, "NOT_IMAGE",
@@ -100,36 +121,52 @@ static bool is_same(const struct image *image, const struct stat *now) {
            now->st_mtim.tv_nsec == then->st_mtim.tv_nsec;
 }
 
-/* The bytes of an open image, encoded straight into the writer's buffer. */
+/* The bytes of an open image, encoded straight into the writer's buffer; not more of them than
+ * there were. */
 static int emit_base64(struct writer *writer, int fd, uint64_t size, struct digest *sha) {
     enum { STEP = 3 * 16384, LEAST = 3 * 1024 };
     unsigned char bytes[STEP];
-    for (uint64_t done = 0;;) {
+    for (uint64_t done = 0; done < size;) {
         size_t room = writer_room(writer, LEAST / 3 * 4) / 4 * 3;
         if (room == 0) return writer->broken;
-        ptrdiff_t n = lines_pread(fd, (char *)bytes, room < STEP ? room : STEP, done);
+        if (room > STEP) room = STEP;
+        if (room > size - done) room = (size_t)(size - done);
+        ptrdiff_t n = lines_pread(fd, (char *)bytes, room, done);
         if (n < 0) return errno;
-        if (n == 0) return done == size ? 0 : ESTALE;
+        if (n == 0) return ESTALE;
         done += (uint64_t)n;
-        if (done > size) return ESTALE;
         if (sha) digest_update(sha, bytes, (size_t)n);
         writer->buffered += simd_base64(writer->buffer + writer->buffered, bytes, (size_t)n);
     }
+    return 0;
 }
 
-/* It is looked at again before and after, and by its name in the end, which may meanwhile have been
- * given to another file. */
+/* Opens it again, if it is still the same; 0 or an errno. */
+static int reopen(const struct image *image) {
+    struct stat now;
+    int fd = open(image->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return errno;
+    int error = fstat(fd, &now) != 0 ? errno : is_same(image, &now) ? 0 : ESTALE;
+    if (error) {
+        close(fd);
+    } else {
+        keep_open(image, fd);
+    }
+    return error;
+}
+
+/* It is looked at again afterwards, by its name, which may meanwhile have been given to another
+ * file. */
 int writer_emit_image(struct writer *writer, struct insert *insert) {
     const struct image *image = insert->image;
     struct stat now;
     struct digest sha;
     digest_init(&sha);
-    int fd = open(image->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return errno;
-    int error = fstat(fd, &now) != 0 ? errno : is_same(image, &now) ? 0 : ESTALE;
-    if (!error)
-        error = emit_base64(writer, fd, (uint64_t)now.st_size, writer->hashing ? &sha : NULL);
-    close(fd);
+    int error = latest.image == image ? 0 : reopen(image);
+    if (error) return error;
+    error = emit_base64(writer, latest.fd, (uint64_t)image->status.st_size,
+                        writer->hashing ? &sha : NULL);
+    keep_open(NULL, -1);
     if (error) return error;
     if (stat(image->path, &now) != 0) return errno;
     if (!is_same(image, &now)) return ESTALE;
@@ -143,7 +180,7 @@ struct image *jsonl_test_image(lua_State *L, int index) {
 
 static const luaL_Reg methods[] = {
     {"bytes", image_bytes},     {"mime", image_type}, {"sha256", image_sha256},
-    {"__tostring", name_image}, {NULL, NULL},
+    {"__tostring", name_image}, {"__gc", image_gc},   {NULL, NULL},
 };
 
 void jsonl_open_image(lua_State *L) {
