@@ -258,11 +258,11 @@ end
 ---@return string|nil text
 ---@return string[]|string steps  else why it is none
 function Harvest:text_of(record)
-  local answer, steps = outcome.answer(record.text, self.rules)
+  local answer, steps = outcome.answer(record, self.rules)
   local page_text = self.rules.page_text
   if not page_text then return answer, steps end
   local value = self.rules.expect == "json" and json.decode(answer) or answer
-  local page, reason = page_text(value, { custom_id = record.custom_id, text = outcome.text(record.text) })
+  local page, reason = page_text(value, { custom_id = record.custom_id, text = outcome.text(record) })
   if type(page) ~= "string" then return nil, reason or "the policy's page_text() found no text in it" end
   return page, steps
 end

@@ -29,7 +29,11 @@ function image_record.custom_id(path, taken)
   return unique
 end
 
-local last_folder, last_real
+--- How many folders are kept in mind.
+local MOST_FOLDERS = 1000
+
+--- Folder -> its path from the root, of those that were asked for lately.
+local reals, known = {}, 0
 
 --- The path from the root, without links in its folders, by which an image is the same one whatever
 --- way it was named; the path itself when its folder is gone.
@@ -38,10 +42,14 @@ local last_folder, last_real
 function image_record.real_path(path)
   local folder, name = path:match("^(.*/)([^/]*)$")
   if not folder then folder, name = ".", path end
-  if folder ~= last_folder then
-    last_folder, last_real = folder, fs.absolute(folder)
+  local real = reals[folder]
+  if real == nil then
+    if known >= MOST_FOLDERS then reals, known = {}, 0 end
+    real = fs.absolute(folder)
+    real = real and real:gsub("/$", "") .. "/" or false
+    reals[folder], known = real, known + 1
   end
-  return last_real and last_real:gsub("/$", "") .. "/" .. name or path
+  return real and real .. name or path
 end
 
 -- ---------------------------------------------------------------- paths

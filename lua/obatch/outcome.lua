@@ -162,15 +162,16 @@ function outcome.tokens(record)
 end
 
 --- The text of a stored result line, whatever it was worth; nil when it holds none.
----@param line string
+---@param line string|obatch.jsonl.Record  the line, or its record with the FIELDS
 ---@return string|nil text
 function outcome.text(line)
+  if type(line) ~= "string" then return (read_answer(line)) end
   local content, output = json.get(line, outcome.FIELDS.content), json.get(line, outcome.FIELDS.output)
   return (read_answer { content = content, output = output })
 end
 
 --- The answer of a stored line that was judged valid: the text asked for (for JSON: unwrapped).
----@param line string
+---@param line string|obatch.jsonl.Record  as for outcome.text
 ---@param policy table
 ---@return string|nil answer
 ---@return string[]|string steps  that unwrapping took, in words; with nil, why there is no answer
