@@ -97,7 +97,7 @@ local function write_raw(paths)
   local path = ("%s/%s"):format(target, RAW)
   local ok, message, code = fs.mkdir(target)
   if not ok then return nil, message, code end
-  local out <close>, problem, reason = fs.create(path)
+  local out <close>, problem, reason = fs.create(path, { sha256 = true })
   if not out then return nil, problem, reason end
   -- From here on the files need not belong together: whoever stops now may begin again.
   ok, message, code = fs.write(("%s/%s"):format(target, SUMMARY), json.encode { unfinished = true } .. "\n")
@@ -132,7 +132,7 @@ end
 
 --- Writes the object; each(put) calls put(custom_id, JSON text). true | nil, message, CODE.
 local function write_object(each)
-  local out <close>, message, code = fs.create(("%s/%s"):format(target, OBJECT))
+  local out <close>, message, code = fs.create(("%s/%s"):format(target, OBJECT), { sha256 = true })
   if not out then return nil, message, code end
   local separator, ok = "{\n", true
   each(function(custom_id, value)

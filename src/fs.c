@@ -330,12 +330,14 @@ static int fs_holder(lua_State *L) {
 
 /* ---- digests and chance ---- */
 
-static int hash_fd(int fd, struct digest *hash, lua_Integer *length) {
+/* Hashes what comes, at most so many bytes. */
+static int hash_fd(int fd, struct digest *hash, lua_Integer most, lua_Integer *length) {
     unsigned char bytes[CHUNK];
     *length = 0;
     digest_init(hash);
-    for (;;) {
-        ssize_t n = read(fd, bytes, sizeof bytes);
+    while (*length < most) {
+        lua_Integer left = most - *length;
+        ssize_t n = read(fd, bytes, left < CHUNK ? (size_t)left : sizeof bytes);
         if (n < 0 && errno == EINTR && !obatch_interrupted) continue;
         if (n < 0) return errno;
         if (n == 0) break;
@@ -345,15 +347,20 @@ static int hash_fd(int fd, struct digest *hash, lua_Integer *length) {
     return 0;
 }
 
-/* fs.sha256(path) -> 64 hex digits, bytes read | nil, message, CODE */
+/* fs.sha256(path [, offset, length]) -> 64 hex digits, bytes read | nil, message, CODE. Of the
+ * whole file, or of so many of its bytes from the offset (from 0) on, as far as there are any. */
 static int fs_sha256(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
+    lua_Integer offset = luaL_optinteger(L, 2, 0), most = luaL_optinteger(L, 3, LUA_MAXINTEGER);
+    luaL_argcheck(L, offset >= 0, 2, "negative offset");
+    luaL_argcheck(L, most >= 0, 3, "negative length");
     struct digest hash;
     unsigned char digest[DIGEST_LENGTH];
     lua_Integer length = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fs_fail(L, "open", path, errno);
-    int error = hash_fd(fd, &hash, &length);
+    int error = offset > 0 && lseek(fd, (off_t)offset, SEEK_SET) < 0 ? errno : 0;
+    if (!error) error = hash_fd(fd, &hash, most, &length);
     close(fd);
     if (error) return fs_fail(L, "read", path, error);
     digest_finish(&hash, digest);

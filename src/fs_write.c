@@ -5,6 +5,7 @@
  * make a run write elsewhere. */
 #include "digest.h"
 #include "fs.h"
+#include "options.h"
 #include "os.h"
 
 #include <fcntl.h>
@@ -59,6 +60,7 @@ struct create {
     int fd;     /* -1 when closed */
     int broken; /* the errno of the first failure; nothing can follow it */
     bool whole; /* what was copied last ends with a newline */
+    bool hashing;
     lua_Integer bytes;
     struct digest sha;
     char *buffer;
@@ -76,14 +78,20 @@ static int create_close(lua_State *L) {
     return fs_succeed(L);
 }
 
-/* fs.create(path) -> file | nil, message, CODE. For what is not in memory as a whole: like
- * fs.write, the file has its name only when it is complete, which is when commit() returns. Closed
- * before that, it leaves nothing. */
+/* fs.create(path [, { sha256 = true }]) -> file | nil, message, CODE. For what is not in memory as
+ * a whole: like fs.write, the file has its name only when it is complete, which is when commit()
+ * returns. Closed before that, it leaves nothing. sha256: commit() tells that of the file. */
 int fs_create(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
+    bool hashing = false;
+    if (!lua_isnoneornil(L, 2)) {
+        static const char *const known[] = {"sha256", NULL};
+        options_check(L, 2, known);
+        hashing = options_boolean(L, 2, "sha256", false);
+    }
     size_t size = strlen(path) + 1;
     struct create *file = lua_newuserdatauv(L, sizeof *file + 2 * size + OS_PART_ROOM, 0);
-    *file = (struct create){.fd = -1};
+    *file = (struct create){.fd = -1, .hashing = hashing};
     memcpy(file->path, path, size);
     file->part = file->path + size;
     os_part_name(path, file->part);
@@ -111,7 +119,7 @@ static int create_flush(struct create *file) {
 
 static int create_emit(struct create *file, const char *bytes, size_t length) {
     if (file->broken) return file->broken;
-    digest_update(&file->sha, bytes, length);
+    if (file->hashing) digest_update(&file->sha, bytes, length);
     if (file->buffered + length > CHUNK && create_flush(file)) return file->broken;
     if (length >= CHUNK) {
         file->broken = os_write_all(file->fd, bytes, length);
@@ -183,8 +191,8 @@ static int create_finish(struct create *file) {
     return os_sync_parent(file->path);
 }
 
-/* file:commit() -> { bytes =, sha256 = hex } | nil, message, CODE. The file has its name, and both
- * are on disk; it is closed. */
+/* file:commit() -> { bytes =, sha256 = hex or nil } | nil, message, CODE. The file has its name,
+ * and both are on disk; it is closed. */
 static int create_commit(lua_State *L) {
     struct create *file = check_create(L);
     unsigned char digest[DIGEST_LENGTH];
@@ -195,8 +203,10 @@ static int create_commit(lua_State *L) {
     lua_createtable(L, 0, 2);
     lua_pushinteger(L, file->bytes);
     lua_setfield(L, -2, "bytes");
-    obatch_push_hex(L, digest, sizeof digest);
-    lua_setfield(L, -2, "sha256");
+    if (file->hashing) {
+        obatch_push_hex(L, digest, sizeof digest);
+        lua_setfield(L, -2, "sha256");
+    }
     return 1;
 }
 

@@ -1,5 +1,4 @@
 -- A file of requests is checked whole before anything is spent, in the pass that says where each of them stands.
-local fs = require "obatch.fs"
 local requests = require "obatch.requests"
 local support = require "support"
 
@@ -37,7 +36,6 @@ describe("a file of requests", function()
     local lines = { one, line "2", line("3", "", RESPONSES), line "4", line "5", line "6", "" }
     local content = table.concat(lines, "\n")
     local file = assert(check(content, 2, MAX_BYTES))
-    assert.same({ fs.sha256_text(content), #content }, { file.sha256, file.bytes })
     local chat, responses = table.unpack(file.groups)
     assert.same({ CHAT, "m", 5, 5 * size, 3 }, { chat.url, chat.model, chat.requests, chat.bytes, chat.batches })
     assert.same({ RESPONSES, 1, 1 }, { responses.url, responses.requests, responses.batches })

@@ -17,10 +17,16 @@ local text = require "obatch.text"
 
 local job = {}
 
+--- The request file is known by the digests of its pieces, in their order. They are those of the first iteration's
+--- parts where these hold the whole file, so that no byte of it is hashed twice.
+---@class obatch.job.Piece
+---@field bytes integer
+---@field sha256 string
+
 ---@class obatch.Job
 ---@field dir string
 ---@field run string
----@field original { path: string, absolute?: string, sha256: string, bytes: integer }
+---@field original { path: string, absolute?: string, bytes: integer, sha256?: string, pieces?: obatch.job.Piece[] }
 ---@field iterations table[]
 ---@field meter obatch.Meter
 local Job = {}
@@ -62,10 +68,12 @@ function apply.started(self, event)
 end
 
 function apply.planned(self, event)
+  self.original.pieces = event.pieces or self.original.pieces
   self.iterations[event.iteration] = { n = event.iteration, parts = event.parts, cut = event.cut }
 end
 
 function apply.adopted(self, event)
+  self.original.pieces = event.pieces or self.original.pieces
   local parts = {}
   for i, batch_id in ipairs(event.batch_ids) do parts[i] = { part = i, adopted = true, batch_id = batch_id } end
   self.iterations[event.iteration] = { n = event.iteration, parts = parts }
@@ -138,14 +146,38 @@ function job.read(dir)
   return self
 end
 
---- Opens, and creates where it is missing, a job. It keeps the request file's SHA-256 and refuses another one.
+--- Whether a file is the request file that a job knows: by its pieces, or by the digest of the whole that older
+--- journals have. Before anything was planned there is none: then the size decides.
+---@param path string
+---@param known { bytes: integer, sha256?: string, pieces?: obatch.job.Piece[] }  Job.original
+---@return boolean|nil is_it
+---@return string|nil message
+---@return string|nil code
+function job.is_original(path, known)
+  if known.sha256 then
+    local sha256, message, code = fs.sha256(path)
+    if not sha256 then return nil, message, code end
+    return sha256 == known.sha256
+  end
+  local offset = 0
+  for _, piece in ipairs(known.pieces or {}) do
+    local sha256, message, code = fs.sha256(path, offset, piece.bytes)
+    if not sha256 then return nil, message, code end
+    if sha256 ~= piece.sha256 then return false end
+    offset = offset + piece.bytes
+  end
+  local stat, message, code = fs.stat(path)
+  if not stat then return nil, message, code end
+  return stat.size == (known.pieces and offset or known.bytes)
+end
+
+--- Opens, and creates where it is missing, a job. It knows its request file and refuses another one.
 ---@param dir string
 ---@param original string  the request file
----@param digest? { sha256: string, bytes: integer }  of that file, where it is known
 ---@return obatch.Job|nil job
 ---@return string|nil message
 ---@return string|nil code  "LOCKED", "CHANGED", or what the disk says
-function job.open(dir, original, digest)
+function job.open(dir, original)
   local ok, message, code = fs.mkdir(dir)
   if not ok then return nil, message, code end
   local lock
@@ -178,24 +210,26 @@ function job.open(dir, original, digest)
     end
   end
 
-  local sha256, bytes, trouble
-  if digest then sha256, bytes = digest.sha256, digest.bytes else sha256, bytes, trouble = fs.sha256(original) end
-  if not sha256 then
-    self:close()
-    return nil, bytes, trouble
-  end
-  if not self.run then
+  local stat, is_original
+  stat, message, code = fs.stat(original)
+  ok = stat ~= nil
+  self.original_path = original
+  if ok and not self.run then
     ok, message, code = self:record { event = "started", run = fs.random(6),
       original = { path = text.printable(original), absolute = text.printable(fs.absolute(original) or original),
-        sha256 = sha256, bytes = bytes } }
-    if not ok then
-      self:close()
-      return nil, message, code
+        bytes = stat.size } }
+  elseif ok then
+    is_original, message, code = job.is_original(original, self.original)
+    ok = is_original
+    if is_original == false then
+      message = ("%s is not the file this job was started with (its content has changed since). "
+        .. "Put the old content back to go on, or give the new file a --base-dir of its own"):format(original)
+      code = "CHANGED"
     end
-  elseif self.original.sha256 ~= sha256 then
+  end
+  if not ok then
     self:close()
-    return nil, ("%s is not the file this job was started with (its content has changed since). "
-      .. "Put the old content back to go on, or give the new file a --base-dir of its own"):format(original), "CHANGED"
+    return nil, message, code
   end
   return self
 end
@@ -222,6 +256,25 @@ function Job:make_folder(n)
   return fs.mkdir(folder)
 end
 
+--- The pieces of the request file, to be known by, where they are not known yet: the parts of its first iteration, if
+--- these are the file from its beginning to its end, else all of it.
+---@param copied { from: integer?, to: integer?, sha256: string }[]  which bytes of the file each part is; nil: none
+---@return true|nil ok
+---@return obatch.job.Piece[]|string|nil pieces  nil when they are known; after a failure, the message
+---@return string|nil code
+function Job:pieces(copied)
+  local original, pieces, at = self.original, json.array {}, 0
+  if original.sha256 or original.pieces then return true end
+  for i, piece in ipairs(copied) do
+    if piece.from ~= at then break end
+    pieces[i], at = { bytes = piece.to - at, sha256 = piece.sha256 }, piece.to
+  end
+  if #pieces == #copied and #pieces > 0 and at == original.bytes then return true, pieces end
+  local sha256, bytes, code = fs.sha256(self.original_path)
+  if not sha256 then return nil, bytes, code end
+  return true, json.array { { bytes = bytes, sha256 = sha256 } }
+end
+
 --- Takes over batches that were submitted elsewhere as iteration n.
 ---@param n integer
 ---@param batch_ids string[]
@@ -239,7 +292,10 @@ function Job:adopt(n, batch_ids)
   end
   ok, message, code = fs.write(self:ids_path(n), table.concat(batch_ids, "\n") .. "\n")
   if not ok then return nil, message, code end
-  return self:record { event = "adopted", iteration = n, batch_ids = json.array(batch_ids) }
+  local pieces
+  ok, pieces, code = self:pieces {}
+  if not ok then return nil, pieces, code end
+  return self:record { event = "adopted", iteration = n, batch_ids = json.array(batch_ids), pieces = pieces }
 end
 
 --- Whether nothing of iteration n has reached the service, so that it may as well be planned anew.
@@ -285,7 +341,7 @@ function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
     if name:find("^batch_requests_iteration_") then fs.remove(folder .. name) end
   end
 
-  local parts, open = json.array {}, {}
+  local parts, open, copied = json.array {}, {}, {}
   local _ <close> = setmetatable({}, { __close = function()
     for _, group in pairs(open) do group.writer:close() end
   end })
@@ -296,12 +352,13 @@ function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
     local limits = { max_lines = max_requests, max_bytes = max_bytes, sha256 = true }
     local writer, problem, reason = jsonl.create(folder .. part.file, limits)
     if not writer then return nil, problem, reason end
-    return { part = part, writer = writer }
+    return { part = part, writer = writer, copied = {} }
   end
   local function finish(group)
     local facts, problem, reason = group.writer:commit()
     if not facts then return nil, problem, reason end
     group.part.lines, group.part.bytes, group.part.sha256 = facts.lines, facts.bytes, facts.sha256
+    copied[group.part.part], group.copied.sha256 = group.copied, facts.sha256
     return true
   end
 
@@ -310,9 +367,17 @@ function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
     return limit and part.tokens_in > 0 and (part.tokens_in + tokens) * self.meter:enqueuing_factor(part.model) > limit
   end
 
+  -- Lines that stand one after the other in the original file, each with a newline, are the same bytes in the part.
   local function add(group, what)
-    if type(what) == "string" then return group.writer:raw(what) end
-    return group.writer:copy(index, what)
+    local writer, span, from, length = group.writer, group.copied, nil, 0
+    if type(what) == "number" then from, length = index:at(what) end
+    local is_next = writer.lines == 0 or from and span.to == from
+    local done, problem, reason
+    if from then done, problem, reason = writer:copy(index, what) else done, problem, reason = writer:raw(what) end
+    if not done then return nil, problem, reason end
+    if writer.lines == 1 then span.from = from elseif not is_next then span.from = nil end
+    span.to = from and from + length + 1
+    return true
   end
 
   for what, url, model, tokens_in, tokens_out in requests do
@@ -347,7 +412,10 @@ function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
     if not ok then return nil, message, code end
     parts[1].file = name
   end
-  ok, message, code = self:record { event = "planned", iteration = n, parts = parts,
+  local pieces
+  ok, pieces, code = self:pieces(copied)
+  if not ok then return nil, pieces, code end
+  ok, message, code = self:record { event = "planned", iteration = n, parts = parts, pieces = pieces,
     cut = why_cut and why_cut() or nil }
   if not ok then return nil, message, code end
   for _, part in ipairs(parts) do part.written = fs.state(folder .. part.file) end
@@ -505,7 +573,7 @@ end
 ---@return string|nil message
 ---@return string|nil code
 function Job:merge(n)
-  local out <close>, message, code = fs.create(self:merged_path(n))
+  local out <close>, message, code = fs.create(self:merged_path(n), { sha256 = true })
   if not out then return nil, message, code end
   for _, part in ipairs(self.iterations[n].parts) do
     for _, name in ipairs(part.files or {}) do

@@ -138,7 +138,7 @@ function loop.run(options)
   if faults then return nil, table.concat(faults, "\n"), trouble or "CHANGED" end
   local file = options.requests or own
   local current
-  local the_job <close>, message, code = job.open(options.base_dir, options.original, file)
+  local the_job <close>, message, code = job.open(options.base_dir, options.original)
   if not the_job then return nil, message, code end
   local function log(line)
     options.log(line)

@@ -15,8 +15,6 @@ local requests = {}
 
 ---@class obatch.Requests
 ---@field path string
----@field sha256 string               hex digits
----@field bytes integer
 ---@field index obatch.jsonl.Index    by custom_id; it has all of them
 ---@field groups { url: string, model: string, requests: integer, bytes: integer, batches: integer }[]  as limits cut
 local Requests = {}
@@ -91,7 +89,7 @@ local function read(self, max_requests, max_bytes, first_line)
     fault(1, "the file begins with a byte order mark, which the Batch API takes for broken JSON: "
       .. "remove its first three bytes")
   end
-  local scanner, problem, reason = jsonl.scan(path, FIELDS, { index = "custom_id", sha256 = true })
+  local scanner, problem, reason = jsonl.scan(path, FIELDS, { index = "custom_id" })
   if not scanner then return { problem }, reason end
   local by_key, ordinal = {}, 0
   local function next_record()
@@ -129,7 +127,6 @@ local function read(self, max_requests, max_bytes, first_line)
     return { problem }, reason
   end
   self.index = scanner:index()
-  self.sha256, self.bytes = scanner:sha256()
   if #faults == 0 and ordinal == 0 then faults[1] = path .. ": the file holds no requests" end
   return faults
 end

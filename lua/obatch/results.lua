@@ -1,6 +1,7 @@
 --- A file of results as it was downloaded: whether it is what it should be, before anything is judged.
 
 local fs = require "obatch.fs"
+local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local outcome = require "obatch.outcome"
 
@@ -59,8 +60,10 @@ end
 ---@param path string
 ---@return string|nil message
 function results.quota_complaint(path)
-  for record in assert(jsonl.scan(path, { failure = "/error", body_error = "/response/body/error" })) do
-    for _, failure in pairs { a = record.failure, b = record.body_error } do
+  local usual = { failure = json.null, body_error = json.null }
+  for record in assert(jsonl.scan(path, { failure = "/error", body_error = "/response/body/error" },
+    { usual = usual })) do
+    for _, failure in pairs(record.is_usual and {} or { a = record.failure, b = record.body_error }) do
       if type(failure) == "table" and outcome.is_quota(failure) then return tostring(failure.message) end
     end
   end

@@ -5,6 +5,7 @@
 local errand = require "obatch.errand"
 local fs = require "obatch.fs"
 local ids = require "obatch.history.ids"
+local jobs = require "obatch.job"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local ledger = require "obatch.ledger"
@@ -36,7 +37,10 @@ end
 -- ---------------------------------------------------------------- the requests
 
 --- Whether a file is the one that the journal speaks of.
-local function is_original(path, known) return sha256(path) == known.sha256 end
+local function is_original(path, known)
+  progress.stage("checking " .. path:match("[^/]*$"))
+  return jobs.is_original(path, known)
+end
 
 --- Judges by this request file.
 ---@param path string
@@ -84,9 +88,10 @@ function Check:find_original()
     path = ids.copy_of_original(state)
     return not path or self:use_original(path)
   end
-  local digest, message, code = sha256(path)
-  if not digest then return nil, message, code end
-  if known and known.sha256 ~= digest then
+  local is_right, message, code = true, nil, nil
+  if known then is_right, message, code = is_original(path, known) end
+  if is_right == nil then return nil, message, code end
+  if not is_right then
     self.has_changed = true
     found:fault("requests", path, "it is not the request file of the job: its content has changed since the job was "
       .. "started", "Put the old content back, or name it with --original-requests: the loop refuses this one")

@@ -107,6 +107,17 @@ function apply.started(state, event)
   state.run, state.original = event.run, event.original
 end
 
+--- Takes in what the request file is known by, where an event says so.
+local function note_pieces(state, pieces)
+  if type(pieces) ~= "table" then return pieces == nil end
+  for _, piece in ipairs(pieces) do
+    local sound = type(piece) == "table" and math.type(piece.bytes) == "integer" and type(piece.sha256) == "string"
+    if not sound then return false end
+  end
+  if state.original then state.original.pieces = pieces end
+  return true
+end
+
 --- Whether iteration n may be planned now, or be taken over, which several may before the first of them is merged.
 local function is_next(state, n, is_adopted)
   local last = state.iterations[#state.iterations]
@@ -131,6 +142,7 @@ function apply.planned(state, event)
     parts[i] = part
   end
   if not sound then return "'planned' does not name its parts" end
+  if not note_pieces(state, event.pieces) then return "'planned' does not name the pieces of the request file" end
   state.iterations[event.iteration] = { n = event.iteration, parts = parts, cut = event.cut }
 end
 
@@ -139,6 +151,7 @@ function apply.adopted(state, event)
     return ("iteration %s begins out of turn"):format(name(event.iteration))
   end
   if type(event.batch_ids) ~= "table" then return "'adopted' does not name its batches" end
+  if not note_pieces(state, event.pieces) then return "'adopted' does not name the pieces of the request file" end
   local parts = {}
   for i, id in ipairs(event.batch_ids) do
     if not is_batch_id(id) then return "'adopted' does not name its batches" end

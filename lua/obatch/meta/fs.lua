@@ -81,7 +81,7 @@ function File:write(...) end
 ---@return string|nil code
 function File:copy(path) end
 
----@return { bytes: integer, sha256: string }|nil facts
+---@return { bytes: integer, sha256: string? }|nil facts
 ---@return string|nil message
 ---@return string|nil code
 function File:commit() end
@@ -90,10 +90,11 @@ function File:commit() end
 function File:close() end
 
 ---@param path string
+---@param options? { sha256: boolean? }  whether commit tells the file's digest
 ---@return obatch.fs.File|nil file
 ---@return string|nil message
 ---@return string|nil code
-function fs.create(path) end
+function fs.create(path, options) end
 
 --- A file that lines are added to.
 ---@class obatch.fs.Appender
@@ -209,12 +210,14 @@ function fs.lock(path) end
 ---@return string|nil code
 function fs.holder(path) end
 
---- SHA-256 of a file.
+--- SHA-256 of a file, or of some of its bytes, as far as there are any.
 ---@param path string
+---@param offset? integer  from 0
+---@param length? integer  default: to the end
 ---@return string|nil sha256      hex digits
 ---@return integer|string bytes   else the message
 ---@return string|nil code
-function fs.sha256(path) end
+function fs.sha256(path, offset, length) end
 
 ---@param text string
 ---@return string sha256  hex digits
