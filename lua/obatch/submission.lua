@@ -20,14 +20,13 @@
 -- and each method's failure is nil, message, CODE.
 
 local cli = require "obatch.cli"
+local downloads = require "obatch.downloads"
 local failed_batch = require "obatch.failed_batch"
 local flight = require "obatch.flight"
 local fs = require "obatch.fs"
 local json = require "obatch.json"
-local part_events = require "obatch.part"
 local progress = require "obatch.progress"
 local queue = require "obatch.queue"
-local results = require "obatch.results"
 local tasks = require "obatch.tasks"
 local term = require "obatch.term"
 
@@ -46,9 +45,8 @@ local AT_A_TIME = 8
 --- up to --poll-wait.
 local FIRST_PAUSE = 2
 
---- Looks at which a batch or file may be unknown to the service before it is believed to be gone,
---- times that a download may come out wrong before it is taken as it comes, and looks at a completed
---- batch that names no output file for its answers.
+--- Looks at which a batch or file may be unknown to the service before it is believed to be gone, and looks at a
+--- completed batch that names no output file for its answers.
 local MAX_LOOKS = 10
 
 --- Nor is it believed to be gone before it was unknown for so many seconds, however short the pauses
@@ -226,7 +224,10 @@ end
 
 --- `what` of a part (its batch, a file) is not known to the service. Counts the looks; true when it is
 --- believed to be gone.
-local function gone(part, what)
+---@param part table
+---@param what string
+---@return boolean
+function Submission.is_gone(_, part, what)
   part.unknown = part.unknown or {}
   local unknown = part.unknown[what] or { looks = 0, since = term.clock() }
   part.unknown[what], unknown.looks = unknown, unknown.looks + 1
@@ -268,7 +269,7 @@ end
 function Submission:not_found(part, message, code)
   local files = self.store.kept_results and self.store:kept_results(part)
   if files then return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = files }) end
-  if not gone(part, "batch") then return self:trouble(part, message, code) end
+  if not self:is_gone(part, "batch") then return self:trouble(part, message, code) end
   local is_ours = self.knows_us or part.file_id and self.api:file(part.file_id) ~= nil
   if not self.store.withdraw and (is_ours or self.gone_batches == "resend") then
     return self:give_up_batch(part, message)
@@ -348,73 +349,6 @@ function Submission:look(part)
     output_file_id = word(batch.output_file_id), error_file_id = word(batch.error_file_id) })
 end
 
---- Downloads a batch's output or error file.
----@param part table
----@param kind "output"|"error"
----@param id string
----@return string|false|nil name  false when it is gone for good; nil when the next look tries again
-function Submission:fetch(part, kind, id)
-  local path = self.store:download_path(part, kind)
-  part.tries = part.tries or {}
-  local tries = (part.tries[kind] or 0) + 1
-  -- What the service sends again and again is what it has, if its count is the one that the file object names,
-  -- or if only that count is wrong. But a page of a gateway is no result, and neither is half a file.
-  local last = tries >= MAX_LOOKS
-  part.incomplete = part.incomplete or last or nil
-  local function check(came, complaint, promised)
-    if complaint and not (last and results.are_all(came)) then return nil, complaint end
-    if last and promised or promised == 0 then return true end
-    if not results.are_some(came) then return nil, "there is no result in it" end
-    return last or results.end_whole(came), "the last line is cut off"
-  end
-  local bytes, message, code = self.flight:download(function() return self.api:download(id, path, check) end)
-  if bytes then
-    self.log(("batch %s: %d bytes of %s"):format(part.batch_id, bytes, kind))
-    local complaint = results.quota_complaint(path)
-    if complaint then self:stop(("batch %s: %s"):format(part.batch_id, complaint), "QUOTA") end
-    return path:match("[^/]*$")
-  end
-  if code == "CLOSED" then part.tries[kind] = tries end
-  local kept = code == "NOT_FOUND" and kind == "output" and self.store.kept_results and self.store:kept_results(part)
-  if kept then return kept[1] end
-  if code == "NOT_FOUND" and gone(part, kind) then
-    self.log(("%s. It is gone for good; requests that only it answers count as missing"):format(message))
-    part.incomplete = true
-    return false
-  end
-  self:trouble(part, message, code)
-end
-
----@param part table
----@return any goes_on
-function Submission:download(part)
-  local files = json.array {}
-  for _, kind in ipairs { "output", "error" } do
-    local id = part.ended[kind .. "_file_id"]
-    local name = part.fetched and part.fetched[kind]
-    if id and name == nil then
-      name = self:fetch(part, kind, id)
-      if name == nil then return false end
-      -- Where another file is to come, this one is not fetched again whatever happens to that.
-      if kind == "output" and part.ended.error_file_id
-        and not self:record(part, { event = "fetched", kind = kind, file = name, incomplete = part.incomplete }) then
-        return false
-      end
-    end
-    if name then files[#files + 1] = name end
-  end
-  local digests = {}
-  for _, kind in ipairs { "output", "error" } do
-    local path = self.store:download_path(part, kind)
-    local sha256, bytes = fs.sha256(path)
-    for _, name in ipairs(files) do
-      if sha256 and path:match("[^/]*$") == name then digests[name] = { bytes = bytes, sha256 = sha256 } end
-    end
-  end
-  return self:record(part, { event = "downloaded", batch_id = part.batch_id, files = files, digests = digests,
-    incomplete = part.incomplete })
-end
-
 --- Deletes what a part that is done has at the service: the file that we have uploaded and those that its batch
 --- produced. A result that may not be all there is stays.
 ---@param part table
@@ -438,7 +372,7 @@ end
 ---@param part table
 function Submission:harvest(part)
   if not part.ended and not self:look(part) then return end
-  if part.ended and not part.done then self:download(part) end
+  if part.ended and not part.done then downloads.take(self, part) end
 end
 
 -- ---------------------------------------------------------------- the loop
@@ -470,28 +404,6 @@ function Submission:count_in_flight()
   end
   self.in_flight = in_flight
   return in_flight, left
-end
-
---- What was downloaded, and is not there any more as it came, is downloaded again: that costs nothing.
----@return boolean ok
-function Submission:verify()
-  for _, part in ipairs(self.store.parts) do
-    local path = part.done and part.batch_id
-      and part_events.damaged_file(part, self.store:download_path(part, "output"):match("^(.*/)"))
-    if path and part.deleted then
-      return self:stop(("%s is not what was downloaded, and is deleted at the service: bring it back"):format(path),
-        "USAGE", true)
-    elseif path then
-      self.log(("%s is not what was downloaded; downloading it again"):format(path))
-      local ok, message, code = true, nil, nil
-      if fs.stat(path) then ok, message, code = fs.rename(path, path .. ".before") end
-      if not ok then return self:stop(message, code, true) end
-      if not self:record(part, { event = "lost", batch_id = part.batch_id, file = path:match("[^/]*$") }) then
-        return false
-      end
-    end
-  end
-  return true
 end
 
 local function new(store, api, settings)
@@ -585,7 +497,7 @@ end
 function submission.run(store, api, settings)
   local self = new(store, api, settings)
   self.waits = not settings.once
-  if not self:verify() then return nil, self.stopped.message, self.stopped.code end
+  if not downloads.verify(self) then return nil, self.stopped.message, self.stopped.code end
   local pause, next_look = math.min(FIRST_PAUSE, self.poll_wait), 0
   while true do
     self:count_in_flight()
