@@ -63,11 +63,13 @@ end
 
 local MERGED = "iteration_1/merged_results_iteration_1.jsonl"
 
---- The name of the first downloaded file of iteration 1.
+--- The downloaded file of the first part, whose lines are the first merged ones, whichever batch ended first.
 local function download_name(self)
   for line in support.read(self.base .. "/journal.jsonl"):gmatch("[^\n]+") do
     local event = json.decode(line)
-    if event.event == "downloaded" then return "iteration_1/" .. event.files[1] end
+    if event.event == "downloaded" and event.iteration == 1 and event.part == 1 then
+      return "iteration_1/" .. event.files[1]
+    end
   end
 end
 
