@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 enum {
-    PADDING = 64, /* readable after the lines: a kernel may look at whole blocks */
+    PADDING = 1, /* for the NUL behind a last line without a newline: numbers end there, too */
     /* Lines of a chunk: what is known of them must not take far more memory than they do. */
     MOST_LINES = JSONL_BLOCK / 32 + 1,
 };
@@ -229,6 +229,7 @@ static bool end_chunk(struct chunks *chunks, size_t length, bool has_newline) {
     if (left > 0) memcpy(next->bytes, chunk->bytes + length, left);
     chunk->offset = chunks->offset;
     chunk->length = length;
+    if (!has_newline) chunk->bytes[length] = '\0';
     chunk->skipped = 0;
     if (chunks->skipped) {
         char last = line > 0 ? chunk->bytes[line - 1] : chunks->last_skipped;
@@ -269,7 +270,6 @@ static int fill(struct chunks *chunks, struct chunk **filled) {
         ptrdiff_t n =
             lines_read(chunks->fd, chunk->bytes + chunks->held, chunk->capacity - chunks->held);
         if (n < 0) return LINES_FAILED;
-        if (chunks->digest) digest_update(chunks->digest, chunk->bytes + chunks->held, (size_t)n);
         if (n == 0 && chunks->held + chunks->skipped == 0) return LINES_END;
         if (n == 0) {
             if (end_chunk(chunks, chunks->held, false)) return LINES_MORE;

@@ -6,7 +6,6 @@
 #ifndef OBATCH_CHUNK_H
 #define OBATCH_CHUNK_H
 
-#include "digest.h"
 #include "json.h"
 #include "lines.h"
 #include "pool.h"
@@ -56,7 +55,7 @@ struct chunk {
     struct pool_task task;
     struct chunk *next; /* of those in flight, or idle */
     const struct chunk_plan *look;
-    char *bytes; /* with some room to spare: a kernel may look at whole blocks */
+    char *bytes; /* a newline or a NUL is behind each line */
     size_t capacity, length;
     size_t scanned;   /* of the length: less when there are very many lines in it */
     uint64_t offset;  /* of the first byte in the file */
@@ -85,8 +84,6 @@ struct chunks {
     int in_flight;
     bool has_ended;
     int error; /* met while reading ahead */
-    struct digest
-        *digest; /* of the whole file, where the caller wants one: set after the opening */
     struct chunk *idle;
 };
 

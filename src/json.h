@@ -2,8 +2,8 @@
  * mark, nothing after the value, nesting up to JSON_DEPTH, and of duplicate keys the last answers.
  *
  * No Lua, no allocation, no copies: every value handed out is a range of the caller's text and
- * lives as long as that text. Nothing outside json.c looks into the bytes of a text in any other
- * way, so the scanner behind this header can be replaced. */
+ * lives as long as that text. Nothing outside json*.[ch] looks into the bytes of a text in any
+ * other way, so the scanner behind this header can be replaced. */
 #ifndef OBATCH_JSON_H
 #define OBATCH_JSON_H
 

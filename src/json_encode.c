@@ -173,6 +173,11 @@ static void encode_table(lua_State *L, struct encoder *encoder, const struct pla
     struct place place = {.outer = outer, .depth = outer ? outer->depth + 1 : 1};
     if (place.depth > JSON_DEPTH) refuse(L, outer, "nesting deeper than 1024 (a cycle?)");
     luaL_checkstack(L, 8, "JSON value");
+    /* A record of jsonl.scan holds all that is in it once pairs() has asked for it. */
+    if (luaL_getmetafield(L, index, "__pairs") != LUA_TNIL) {
+        lua_pushvalue(L, index);
+        lua_call(L, 1, 0);
+    }
     lua_Unsigned count;
     int top = lua_gettop(L);
     if (check_keys(L, outer, index, &count)) {

@@ -92,7 +92,8 @@ static inline const char *skip_space(const char *at, const char *end) {
 }
 
 /* Reads an escape at the backslash; returns the byte after it, or NULL after fail(). */
-static __attribute__((noinline)) const char *read_escape(struct json_reader *reader, const char *at) {
+static __attribute__((noinline)) const char *read_escape(struct json_reader *reader,
+                                                         const char *at) {
     const char *end = reader->end;
     if (at + 1 == end) return fail(reader, end, ""), NULL;
     if (at[1] != 'u') {
@@ -179,8 +180,8 @@ static inline bool read_escapes(struct json_reader *reader, struct leap *leap, u
 
 /* From leap->at to the closing quote, or NULL: without `text`, there may be more than ASCII at
  * leap->at; with it, something is wrong. */
-static inline __attribute__((always_inline)) const char *
-leap_on(struct json_reader *reader, struct leap *state, bool text) {
+static inline __attribute__((always_inline)) const char *leap_on(struct json_reader *reader,
+                                                                 struct leap *state, bool text) {
     const char *end = reader->end;
     struct leap leap = *state;
     struct utf8 utf8;

@@ -198,8 +198,10 @@ static inline const char *skip_quoted_word(const char *at, const char *end) {
         char text[8];
         uint64_t mask;
         ptrdiff_t length;
-    } words[4] = {
-        {"true", 0xFFFFFFFFu, 4}, {"false", 0xFFFFFFFFFFu, 5}, {"null", 0xFFFFFFFFu, 4}, {"", 0, 99}};
+    } words[4] = {{"true", 0xFFFFFFFFu, 4},
+                  {"false", 0xFFFFFFFFFFu, 5},
+                  {"null", 0xFFFFFFFFu, 4},
+                  {"", 0, 99}};
     const struct word *word = &words[*at == 't' ? 0 : *at == 'f' ? 1 : *at == 'n' ? 2 : 3];
     if (end - at < 8)
         return end - at >= word->length && memcmp(at, word->text, (size_t)word->length) == 0

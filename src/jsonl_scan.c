@@ -36,9 +36,7 @@ struct scanner {
     lua_Integer number;
     size_t outstanding, most; /* bytes of chunks that are in boxes */
     int indexed;              /* the field by which lines are indexed, or -1 */
-    bool has_digest, is_whole;
-    struct digest digest;
-    uint64_t bytes; /* of the whole file, when it was read */
+    bool is_whole;
 };
 
 /* User values of a scanner. */
@@ -143,7 +141,7 @@ static void look_for_more(lua_State *L, struct chunk_plan *look, int numbers, in
  * where all these fields are exactly that (null: or are not there) and no lone surrogate is in the
  * line. Both are found out by the threads that scan. */
 int jsonl_scan(lua_State *L) {
-    static const char *const known[] = {"index", "json", "max_line", "sha256", "usual", NULL};
+    static const char *const known[] = {"index", "json", "max_line", "usual", NULL};
     const char *path = obatch_check_path(L, 1);
     size_t count, nodes = check_fields(L, 2, &count);
     size_t max_line = jsonl_max_line(L, 3, known);
@@ -178,7 +176,6 @@ int jsonl_scan(lua_State *L) {
     }
     look_for_more(L, look, numbers, texts);
     if (!lua_isnoneornil(L, 3)) {
-        scanner->has_digest = options_boolean(L, 3, "sha256", false);
         if (options_get(L, 3, "index") != LUA_TNIL) {
             luaL_argcheck(L, lua_type(L, -1) == LUA_TSTRING, 3,
                           "index: the name of a field expected");
@@ -196,10 +193,6 @@ int jsonl_scan(lua_State *L) {
         lua_setiuservalue(L, 4, LINES_OF);
     }
     if (error) return obatch_fail_errno(L, path, error);
-    if (scanner->has_digest) {
-        digest_init(&scanner->digest);
-        scanner->chunks.digest = &scanner->digest;
-    }
     lua_pushnil(L);
     lua_pushnil(L);
     lua_pushvalue(L, -3);
@@ -468,28 +461,26 @@ static bool next_chunk(lua_State *L, struct scanner *scanner) {
     lua_setfield(L, -2, "__index");
     push_method(L, record_pairs, top + 1);
     lua_setfield(L, -2, "__pairs");
-    int result = chunks_next(&scanner->chunks, &box->chunk);
-    if (result == LINES_FAILED) {
-        int error = errno;
-        box->chunk = NULL;
-        jsonl_raise(L, path_of(L, 1), error, scanner->chunks.offset + scanner->chunks.held);
-    }
+    if (scanner->chunks.fd < 0) return false; /* a finalizer has closed it meanwhile */
+    struct chunk *chunk;
+    int result = chunks_next(&scanner->chunks, &chunk);
+    if (result == LINES_FAILED)
+        jsonl_raise(L, path_of(L, 1), errno, scanner->chunks.offset + scanner->chunks.held);
     if (result == LINES_END) {
-        box->chunk = NULL;
         scanner->is_whole = true;
-        scanner->bytes = scanner->chunks.offset;
         close_chunks(L, 1, scanner);
         return false;
     }
-    scanner->outstanding += chunk_size(box->chunk);
+    box->chunk = chunk;
+    scanner->outstanding += chunk_size(chunk);
     if (scanner->indexed >= 0) {
         lua_getiuservalue(L, 1, LINES_OF);
-        int error = jsonl_index_add(L, -1, box->chunk, (size_t)scanner->indexed);
-        if (error) jsonl_raise(L, path_of(L, 1), error, box->chunk->offset);
+        int error = jsonl_index_add(L, -1, chunk, (size_t)scanner->indexed);
+        if (error) jsonl_raise(L, path_of(L, 1), error, chunk->offset);
         lua_pop(L, 1);
     }
     scanner->box = box;
-    scanner->chunk = box->chunk;
+    scanner->chunk = chunk;
     scanner->next = 0;
     lua_setiuservalue(L, 1, RECORDS);
     lua_settop(L, top);
@@ -557,27 +548,17 @@ static int scanner_index(lua_State *L) {
     return 1;
 }
 
-/* sha256() -> hex digits, bytes: of the whole file, where that was asked for; nil before its end */
-static int scanner_sha256(lua_State *L) {
-    const struct scanner *scanner = luaL_checkudata(L, 1, SCANNER);
-    if (!scanner->is_whole || !scanner->has_digest) return lua_pushnil(L), 1;
-    struct digest digest = scanner->digest;
-    unsigned char sha256[DIGEST_LENGTH];
-    digest_finish(&digest, sha256);
-    obatch_push_hex(L, sha256, sizeof sha256);
-    lua_pushinteger(L, (lua_Integer)scanner->bytes);
-    return 2;
-}
-
 static int close_scanner(lua_State *L) {
     close_chunks(L, 1, luaL_checkudata(L, 1, SCANNER));
     return 0;
 }
 
 void jsonl_open_scan(lua_State *L) {
-    static const luaL_Reg methods[] = {{"close", close_scanner},   {"index", scanner_index},
-                                       {"sha256", scanner_sha256}, {"__close", close_scanner},
-                                       {"__gc", close_scanner},    {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"close", close_scanner},
+                                       {"index", scanner_index},
+                                       {"__close", close_scanner},
+                                       {"__gc", close_scanner},
+                                       {NULL, NULL}};
     static const char *const names[] = {"number", "offset", "is_json", "is_usual"};
     luaL_newmetatable(L, SCANNER);
     luaL_setfuncs(L, methods, 0);

@@ -15,7 +15,7 @@ static const struct simd_level *level_at(int i) {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
         __builtin_cpu_supports("popcnt"))
         levels[count++] = &simd_avx2;
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(__AARCH64EB__)
     levels[count++] = &simd_neon;
 #endif
     levels[count++] = &simd_portable;

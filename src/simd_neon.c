@@ -3,7 +3,7 @@
 #include "json_utf8.h"
 #include "simd_level.h"
 
-#if defined(__aarch64__)
+#if defined(__aarch64__) && !defined(__AARCH64EB__)
 
 #include <arm_neon.h>
 

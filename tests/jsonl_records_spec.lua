@@ -31,6 +31,19 @@ describe("a record of jsonl.scan", function()
       .. '", "d": 7}', a = { 1, "mine" }, b = json.null, c = ("x"):rep(100), d = 8 }, all)
   end)
 
+  it("is written as JSON with all that is in it", function()
+    local dir <close> = file_with('{"a": [1]}\n')
+    local record = all_records(dir.file, { a = "/a" })[1]
+    assert.equal([[{"a":[1],"length":10,"number":1,"offset":0,"text":"{\"a\": [1]}"}]], json.encode(record))
+  end)
+
+  it("reads a number that ends a file as it stands there, whatever was in that memory before", function()
+    local dir <close> = file_with(("1e999999999\n99999\n"):rep(30000) .. "1.5e1")
+    local last
+    for record in assert(jsonl.scan(dir.file, { n = "" })) do last = record end
+    assert.same({ 60001, 15.0 }, { last.number, last.n })
+  end)
+
   it("lets records outlive the loop, the chunk and the scanner", function()
     local lines = {}
     for i = 1, 3000 do lines[i] = ('{"n": %d, "pad": "%s"}'):format(i, ("p"):rep(i % 700)) end

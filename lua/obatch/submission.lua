@@ -227,7 +227,7 @@ end
 ---@param part table
 ---@param what string
 ---@return boolean
-function Submission.is_gone(_, part, what)
+function Submission:is_gone(part, what) -- luacheck: ignore 212/self
   part.unknown = part.unknown or {}
   local unknown = part.unknown[what] or { looks = 0, since = term.clock() }
   part.unknown[what], unknown.looks = unknown, unknown.looks + 1

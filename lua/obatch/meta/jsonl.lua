@@ -39,7 +39,6 @@ function jsonl.open(path, options) end
 
 ---@class obatch.jsonl.ScanOptions: obatch.jsonl.Options
 ---@field index? string  name of a field: the lines are indexed by it on the way, as jsonl.index does it
----@field sha256? boolean  so is the digest of the file made
 ---@field json? string  name of a field: records tell whether that is a string that holds JSON
 ---@field usual? table<string, string|integer|boolean|lightuserdata>  fields with their usual values: records tell
 --- whether they have just these; json.null stands for nothing at all, too
@@ -70,11 +69,6 @@ function Scanner:close() end
 --- The index that the option index asked for, which is to be closed; nil before the end of the file.
 ---@return obatch.jsonl.Index|nil index
 function Scanner:index() end
-
---- The digest that the option sha256 asked for; nil before the end of the file.
----@return string|nil sha256   hex digits
----@return integer|nil bytes   of the file
-function Scanner:sha256() end
 
 --- Checks and extracts in one pass: for record in jsonl.scan(path, { id = "/custom_id" }) do
 ---@param path string
