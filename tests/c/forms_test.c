@@ -46,12 +46,12 @@ static void forms_change_nothing(struct json_forms *forms, const char *bytes, si
 }
 
 static const char *const lines[] = {
-    "{\"id\": \"batch_req_c477c79d24b4b9da\", \"body\": {\"list\": [1, -2.5e+1, {\"key\": null}], "
-    "\"text\": \"say \\\"yes\\\" \xe2\x82\xac and more than the sixty-four bytes of a block, "
-    "\\ud83d\\ude00\", \"flags\": [true, false, null, [], {}]}, \"error\": null}",
+    ("{\"id\": \"batch_req_c477c79d24b4b9da\", \"body\": {\"list\": [1, -2.5e+1, {\"key\": null}], "
+     "\"text\": \"say \\\"yes\\\" \xe2\x82\xac and more than the sixty-four bytes of a block, "
+     "\\ud83d\\ude00\", \"flags\": [true, false, null, [], {}]}, \"error\": null}"),
     "{\"id\": \"batch_req_c477c79d24b4b9da\", \"body\": null, \"error\": {\"code\": 1}}",
-    " { \"\\u0069d\" : 1 , \"id\" : [ 2 ] , \"id\" : \"\" , \"a\\\"b\" : { \"key\" : \"\\ud800\" } "
-    ", \"key\": [0,1]\r, \"key\": {\"1\": true} }\t",
+    (" { \"\\u0069d\" : 1 , \"id\" : [ 2 ] , \"id\" : \"\" , \"a\\\"b\" : { \"key\" : \"\\ud800\" "
+     "} , \"key\": [0,1]\r, \"key\": {\"1\": true} }\t"),
     "{\"key\":[10,20,30],\"key\":[40],\"body\":{\"text\":1},\"body\":{\"text\":[]},\"body\":2}",
     "{\"id\":0,\"\\ud800\":1}",
     "{\"id\":0}",
