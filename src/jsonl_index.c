@@ -203,6 +203,7 @@ static int add_chunk(struct index *index, const struct chunk *chunk, size_t fiel
     int error = 0;
     for (size_t i = 0; i < chunk->line_count && !error; i++) {
         const struct chunk_line *line = &chunk->lines[i];
+        if (line->spans == 0) continue; /* perhaps no line has any, and there is no array */
         const struct chunk_span *span = &chunk->spans[line->first_span], *end = span + line->spans;
         while (span < end && span->field != field) span++;
         if (span < end && span->type == JSON_STRING) error = add_line(index, chunk, line, span);
