@@ -93,7 +93,7 @@ describe("memory", function()
     getmetatable(box).__close(box)
     support.binary = binary
     assert.equal(0, code, out .. err)
-    assert.truthy(out:find("2000 images: 2000 sent in 5 batches", 1, true), out)
+    assert.truthy(out:find("2,000 images: 2,000 sent in 5 batches", 1, true), out)
     local most = resident(err)
     assert.truthy(most < 32, most .. " MB")
   end)
