@@ -439,6 +439,8 @@ static bool LEVEL(check)(const char *text, size_t length, bool decodable,
 
 #include "json_strings.h"
 
+#include "json_inner.h"
+
 /* ---- plans ---- */
 
 /* memcmp(...) == 0 for what is most often shorter than 16 bytes: two words that may overlap. */
