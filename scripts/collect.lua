@@ -28,14 +28,13 @@ local RAW, OBJECT, SUMMARY = "collected_results.jsonl", "collected_results.json"
 
 local parser = cli.parser("collect", "Collects the results of a folder: all result lines as they were received ("
   .. RAW .. "), and one JSON object, custom_id -> answer (" .. OBJECT .. ").")
-parser:argument("dir", "The folder of a job (correction_loop), of batches (upload and download), of deep_clean, or "
-  .. "any folder of downloaded result files (.jsonl)."):argname("DIR")
+fsck.options(parser, {
+  dir = "The folder of a job (correction_loop), of batches (upload and download), of deep_clean, or any folder of "
+    .. "downloaded result files (.jsonl).",
+  original = "The requests: their order is that of the answers, and what has none is told.",
+  policy = "The rules by which answers are judged that no run has judged.",
+})
 parser:option("--to", "Where they are written (default: DIR/collected)."):argname("DIR")
-parser:option("--original-requests", "The requests: their order is that of the answers, and what has none is told.")
-  :argname("FILE")
-parser:option("--policy", "The rules by which answers are judged that no run has judged."):argname("FILE")
-parser:option("--output-dir", "Where download keeps the results of batches as they came.")
-  :argname("DIR"):default("batch_return")
 parser:flag("--force", "Write over files that collect has not made.")
 parser:flag("--json", "Print JSON for other programs.")
 progress.options(parser)
@@ -59,10 +58,9 @@ local args = parser:parse { ... }
 local rules, fault = policy.load(args.policy)
 if not rules then return cli.fail(2, "%s", fault) end
 
-local stat = fs.stat(args.dir)
-if not stat then return cli.fail(2, "%s: there is no such folder", args.dir) end
-if stat.type ~= "dir" then return cli.fail(2, "%s is not a folder", args.dir) end
-local kind = fsck.kind(args.dir) or "files"
+local kind, why_not, complaint = fsck.identify(args.dir)
+if complaint == "NO_FOLDER" then return cli.fail(2, "%s", why_not) end
+kind = kind or "files"
 local target = args.to or args.dir .. "/collected"
 
 -- ---------------------------------------------------------------- nothing is written over

@@ -13,12 +13,8 @@ local units = require "obatch.units"
 
 local parser = cli.parser("fsck", "Checks the folder of a job (correction_loop), of batches (upload and download) or "
   .. "of deep_clean: whether every request has its place, and every file agrees with the journal.")
-parser:argument("dir", "The folder."):argname("DIR")
+fsck.options(parser)
 parser:flag("--repair", "Rebuild what follows from what was downloaded. No result is ever deleted.")
-parser:option("--original-requests", "The requests, where they are not where the journal says."):argname("FILE")
-parser:option("--policy", "The rules that the job was run with, where they are not the default ones."):argname("FILE")
-parser:option("--output-dir", "Where download keeps the results of batches as they came.")
-  :argname("DIR"):default("batch_return")
 progress.options(parser)
 parser:epilog [[
 Example:

@@ -27,18 +27,13 @@ end
 
 local parser = cli.parser("report", "Writes one self-contained HTML file about a job (correction_loop), a batch folder "
   .. "(upload and download), a run of deep_clean, or a folder of images with their texts.")
-parser:argument("dir", "The folder."):argname("DIR")
+fsck.options(parser, { dir = "The folder." })
 parser:option("--output", "Where the page is written (default: report.html in DIR). Images are shown from where they "
   .. "are, relative to it."):argname("FILE")
 parser:option("--valid", "How many good answers of a job are shown, picked at random."):argname("N")
   :default(tostring(VALID)):convert(count)
-parser:option("--original-requests", "The requests of a job, where they are not where its journal says.")
-  :argname("FILE")
-parser:option("--policy", "The rules that the job was run with, where they are not the default ones."):argname("FILE")
 parser:option("--rules", "A file that changes lua/obatch/cleaning.lua or detectors.lua."):argname("FILE")
 parser:flag("--json-texts", "The texts beside the images are to be JSON (as with clean --json).")
-parser:option("--output-dir", "Where download keeps the results of batches as they came.")
-  :argname("DIR"):default("batch_return")
 parser:option("--job-dir", "The folder of deep_clean (default: deep_clean beside DIR)."):argname("DIR")
 parser:option("--prices", "Price table (default: lua/obatch/prices.lua)."):argname("FILE")
 progress.options(parser)

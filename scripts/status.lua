@@ -21,12 +21,8 @@ local units = require "obatch.units"
 local parser = cli.parser("status", "Says how far the job in a folder has got: what was submitted, what is in flight, "
   .. "what came back, what was given up and why, and what to do next. The folder may be that of a job "
   .. "(correction_loop), of batches (upload and download), or of deep_clean.")
-parser:argument("dir", "The folder."):argname("DIR")
+fsck.options(parser, { policy = "The rules of the job, for answers that no run has judged yet." })
 parser:flag("--json", "Print JSON for other programs.")
-parser:option("--original-requests", "The requests, where they are not where the journal says."):argname("FILE")
-parser:option("--policy", "The rules of the job, for answers that no run has judged yet."):argname("FILE")
-parser:option("--output-dir", "Where download keeps the results of batches as they came.")
-  :argname("DIR"):default("batch_return")
 progress.options(parser)
 parser:epilog [[
 It asks nobody but the folder: what is in flight is as the last run has seen
@@ -229,12 +225,8 @@ end
 
 -- ---------------------------------------------------------------- which it is
 
-local stat = fs.stat(args.dir)
-if not stat then return cli.fail(2, "%s: there is no such folder", args.dir) end
-if stat.type ~= "dir" then return cli.fail(2, "%s is not a folder", args.dir) end
-local kind = fsck.kind(args.dir)
+local kind, problem = fsck.identify(args.dir)
 if kind == "job" then return tell_job() end
 if kind == "images" then return tell_images() end
 if kind == "errands" then return tell_mending() end
-return cli.fail(2, "%s is not a job or a batch folder: it holds no journal.jsonl, no iteration_1 and no records",
-  args.dir)
+return cli.fail(2, "%s", problem)

@@ -4,7 +4,6 @@
 -- came back, where it breaks, what followed, and where the raw lines are. No network, no lock, nothing is written.
 
 local cli = require "obatch.cli"
-local fs = require "obatch.fs"
 local fsck = require "obatch.fsck"
 local history = require "obatch.history"
 local image = require "obatch.history.image"
@@ -16,14 +15,9 @@ local term = require "obatch.term"
 
 local parser = cli.parser("why", "Tells the whole story of one request: each attempt with what was sent, the answer, "
   .. "the place where it breaks, the reason and what followed, and the files and lines where all of that is.")
-parser:argument("dir", "The folder of a job (correction_loop), of batches (upload and download), or of deep_clean.")
-  :argname("DIR")
+fsck.options(parser, { policy = "The rules of the job, for answers that no run has judged yet." })
 parser:argument("custom_id", "The custom_id of the request, or the path of an image."):argname("CUSTOM_ID")
 parser:flag("--json", "Print JSON for other programs: with whole requests and answers.")
-parser:option("--original-requests", "The requests, where they are not where the journal says."):argname("FILE")
-parser:option("--policy", "The rules of the job, for answers that no run has judged yet."):argname("FILE")
-parser:option("--output-dir", "Where download keeps the results of batches as they came.")
-  :argname("DIR"):default("batch_return")
 parser:option("--job-dir", "Where deep_clean keeps its runs (default: deep_clean, beside the folder of batches).")
   :argname("DIR")
 progress.options(parser)
@@ -53,10 +47,7 @@ local function finish(story, message, code, words)
   return 0
 end
 
-local stat = fs.stat(args.dir)
-if not stat then return cli.fail(2, "%s: there is no such folder", args.dir) end
-if stat.type ~= "dir" then return cli.fail(2, "%s is not a folder", args.dir) end
-local kind = fsck.kind(args.dir)
+local kind, problem = fsck.identify(args.dir)
 if kind == "job" then
   local job <close>, message, code = history.open(args.dir, { rules = args.policy and rules,
     original = args.original_requests })
@@ -73,5 +64,4 @@ elseif kind == "errands" then
   local story, message, code = image.of_mending(args.dir, args.custom_id)
   return finish(story, message, code, tell.image)
 end
-return cli.fail(2, "%s is not a job or a batch folder: it holds no journal.jsonl, no iteration_1 and no records",
-  args.dir)
+return cli.fail(2, "%s", problem)

@@ -49,6 +49,36 @@ function fsck.kind(dir)
   if #fsck.errands(dir, "resubmit") > 0 then return "images" end
 end
 
+--- What a folder is that somebody has named.
+---@param dir string
+---@return "job"|"images"|"errands"|nil kind
+---@return string|nil message  why there is nothing to look at
+---@return "NO_FOLDER"|"UNKNOWN"|nil code
+function fsck.identify(dir)
+  local stat = fs.stat(dir)
+  if not stat then return nil, dir .. ": there is no such folder", "NO_FOLDER" end
+  if stat.type ~= "dir" then return nil, dir .. " is not a folder", "NO_FOLDER" end
+  local kind = fsck.kind(dir)
+  if kind then return kind end
+  return nil, dir .. " is not a job or a batch folder: it holds no journal.jsonl, no iteration_1 and no records",
+    "UNKNOWN"
+end
+
+--- Adds what every command takes that looks at such a folder: DIR, and what DIR may not say itself.
+---@param parser table
+---@param words? { dir?: string, original?: string, policy?: string }  descriptions, where the usual ones do not fit
+function fsck.options(parser, words)
+  words = words or {}
+  parser:argument("dir", words.dir or "The folder of a job (correction_loop), of batches (upload and download), or of "
+    .. "deep_clean."):argname("DIR")
+  parser:option("--original-requests", words.original or "The requests, where they are not where the journal says.")
+    :argname("FILE")
+  parser:option("--policy", words.policy or "The rules that the job was run with, where they are not the default ones.")
+    :argname("FILE")
+  parser:option("--output-dir", "Where download keeps the results of batches as they came.")
+    :argname("DIR"):default("batch_return")
+end
+
 local function size_of(path) return (fs.stat(path) or { size = 0 }).size end
 
 --- Checks the list of attempts of deep_clean (see obatch.mending), as job.check does a job.
@@ -135,14 +165,8 @@ end
 ---@return string|nil message
 ---@return string|nil code  "USAGE": there is nothing to check
 function fsck.run(dir, options)
-  local stat = fs.stat(dir)
-  if not stat then return nil, dir .. ": there is no such folder", "USAGE" end
-  if stat.type ~= "dir" then return nil, dir .. " is not a folder", "USAGE" end
-  local kind = fsck.kind(dir)
-  if not kind then
-    return nil, dir .. " is not a job or a batch folder: it holds no journal.jsonl, no iteration_1 and no records",
-      "USAGE"
-  end
+  local kind, problem = fsck.identify(dir)
+  if not kind then return nil, problem, "USAGE" end
   local list, jobs = {}, { dir }
   if kind ~= "job" then
     local result, message, code = look(kind == "images" and images.check or check_attempts, dir, options)

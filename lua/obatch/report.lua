@@ -76,10 +76,9 @@ end
 ---@return string? message
 ---@return string? code USAGE where there is nothing to report on, INTERRUPTED, or what the disk says.
 function report.write(dir, options)
-  local stat = fs.stat(dir)
-  if not stat then return nil, dir .. ": there is no such folder", "USAGE" end
-  if stat.type ~= "dir" then return nil, dir .. " is not a folder", "USAGE" end
-  local kind, source, note = fsck.kind(dir), dir, nil
+  local kind, problem, reason = fsck.identify(dir)
+  if reason == "NO_FOLDER" then return nil, problem, "USAGE" end
+  local source, note = dir, nil
   if kind == "errands" then
     local runs = runs_of(dir)
     if #runs == 0 then return nil, dir .. ": no run of deep_clean has begun there", "USAGE" end
@@ -92,9 +91,9 @@ function report.write(dir, options)
   local path = options.output or dir .. "/report.html"
   local page_dir, message, code = fs.absolute(path:match("^(.*/)[^/]*$") or ".")
   if not page_dir then return nil, message, code end
-  local output <close>, problem, reason = page.create(path, "obatch: " .. excerpt.unicode(dir),
+  local output <close>, fault, why = page.create(path, "obatch: " .. excerpt.unicode(dir),
     cli.home .. "/lua/obatch/report/")
-  if not output then return nil, problem, reason end
+  if not output then return nil, fault, why end
 
   local head
   if kind == "job" then
