@@ -10,7 +10,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static const char *const names[] = {"editor", "http", "httpd"};
+/* `quiet` is set in the environment while the module is loaded, or NULL. libcurl links GnuTLS, for
+ * a protocol that is never used here. Unless this is set, it initialises itself when it is loaded,
+ * and looks for smart cards and the like. (libmicrohttpd initialises it in any case.) */
+static const struct {
+    const char *name, *quiet;
+} modules[] = {{"editor", NULL}, {"http", "GNUTLS_NO_IMPLICIT_INIT"}, {"httpd", NULL}};
 
 /* Gives pages back that are still those of the file; others may follow. What was written to, which
  * a debugger does for its breakpoints, and the loader for relocations in a library's code, would be
@@ -59,11 +64,8 @@ static void give_pages_back(void) {
 
 /* Functions are bound when they are first called: few of those that the libraries need of each
  * other ever are. */
-static void *load(const char *path) {
-    /* libcurl links GnuTLS, for a protocol that is never used here. Unless this is set, it
-     * initialises itself when it is loaded, and looks for smart cards and the like. */
-    static const char quiet[] = "GNUTLS_NO_IMPLICIT_INIT";
-    bool set = !getenv(quiet) && setenv(quiet, "1", 1) == 0;
+static void *load(const char *path, const char *quiet) {
+    bool set = quiet && !getenv(quiet) && setenv(quiet, "1", 1) == 0;
     give_pages_back();
     void *library = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
     give_pages_back();
@@ -71,10 +73,11 @@ static void *load(const char *path) {
     return library;
 }
 
-/* The loader; the argument is a name such as "obatch.http", the upvalue its file. */
+/* The loader; the argument is a name such as "obatch.http", the upvalues its file and `quiet`. */
 static int load_module(lua_State *L) {
     const char *name = luaL_checkstring(L, 1);
-    void *library = load(lua_tostring(L, lua_upvalueindex(1)));
+    void *library =
+        load(lua_tostring(L, lua_upvalueindex(1)), lua_tostring(L, lua_upvalueindex(2)));
     if (!library) return luaL_error(L, "cannot load %s: %s", name, dlerror());
     void *found = dlsym(library, luaL_gsub(L, lua_pushfstring(L, "luaopen_%s", name), ".", "_"));
     if (!found) return luaL_error(L, "cannot load %s: %s", name, dlerror());
@@ -87,10 +90,11 @@ static int load_module(lua_State *L) {
 }
 
 void module_add_loaders(lua_State *L, const char *folder) {
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        lua_pushfstring(L, "obatch.%s", names[i]);
-        lua_pushfstring(L, "%s/%s.so", folder, names[i]);
-        lua_pushcclosure(L, load_module, 1);
+    for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
+        lua_pushfstring(L, "obatch.%s", modules[i].name);
+        lua_pushfstring(L, "%s/%s.so", folder, modules[i].name);
+        lua_pushstring(L, modules[i].quiet);
+        lua_pushcclosure(L, load_module, 2);
         lua_settable(L, -3);
     }
 }
