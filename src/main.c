@@ -5,6 +5,7 @@
 #include "module.h"
 #include "obatch.h"
 #include "os.h"
+#include "pool.h"
 #include "simd.h"
 
 #include <limits.h>
@@ -20,6 +21,8 @@
 #include <unistd.h>
 
 volatile sig_atomic_t obatch_interrupted = 0;
+
+enum { EXIT_USAGE = 2 };
 
 static lua_State *volatile main_state; /* NULL when it must not be touched any more */
 
@@ -84,6 +87,27 @@ static void forbid_core_dumps(void) {
     if (getrlimit(RLIMIT_CORE, &limit) != 0) return;
     limit.rlim_cur = limit.rlim_max < 1 ? limit.rlim_max : 1;
     setrlimit(RLIMIT_CORE, &limit);
+}
+
+/* A variable that is set to what cannot be meant. */
+static bool complain(const char *name, const char *expected) {
+    fprintf(stderr, "obatch: %s is \"%s\": set it to %s, or unset it\n", name, getenv(name),
+            expected);
+    return false;
+}
+
+/* What the environment says of how the work is done; false when it makes no sense. */
+static bool take_variables(void) {
+    char expected[128];
+    if (!simd_choose(getenv("OBATCH_SIMD"))) {
+        int n = snprintf(expected, sizeof expected, "what this machine has (%s", simd_name(0));
+        for (int i = 1; simd_name(i); i++)
+            n += snprintf(expected + n, sizeof expected - (size_t)n, ", %s", simd_name(i));
+        snprintf(expected + n, sizeof expected - (size_t)n, ")");
+        return complain("OBATCH_SIMD", expected);
+    }
+    snprintf(expected, sizeof expected, "a whole number from 1 to %d", POOL_THREADS);
+    return pool_choose(getenv("OBATCH_THREADS")) || complain("OBATCH_THREADS", expected);
 }
 
 static bool is_home(const char *dir) {
@@ -208,11 +232,7 @@ static bool is_output_lost(void) {
 int main(int argc, char **argv) {
     setlocale(LC_CTYPE, ""); /* and nothing else: numbers keep their point */
     forbid_core_dumps();
-    if (!simd_choose(getenv("OBATCH_SIMD"))) {
-        fprintf(stderr, "obatch: OBATCH_SIMD: this machine has no level \"%s\"\n",
-                getenv("OBATCH_SIMD"));
-        return EXIT_FAILURE;
-    }
+    if (!take_variables()) return EXIT_USAGE;
     lua_State *L = lua_newstate(heap_alloc, NULL);
     if (!L) {
         fputs("obatch: not enough memory\n", stderr);

@@ -3,31 +3,32 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
-enum { USUAL_THREADS = 2, MOST_THREADS = 64 };
+enum { USUAL_THREADS = 2 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
 static struct pool_task *first, **last = &first; /* that nobody has begun */
-static int threads;                              /* 0: not counted yet */
+static int threads;                              /* 0: not chosen yet */
 static bool started;
 
-static int count_threads(void) {
-    const char *wish = getenv("OBATCH_THREADS");
-    if (wish && *wish) {
-        char *end;
-        long count = strtol(wish, &end, 10);
-        if (*end == '\0' && count >= 1) return count > MOST_THREADS ? MOST_THREADS : (int)count;
+bool pool_choose(const char *count) {
+    if (count && *count) {
+        long wish = strtol(count, NULL, 10);
+        if (count[strspn(count, "0123456789")] || wish < 1 || wish > POOL_THREADS) return false;
+        threads = (int)wish;
+        return true;
     }
     cpu_set_t set;
     int processors = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : USUAL_THREADS;
-    return processors < USUAL_THREADS ? processors : USUAL_THREADS;
+    threads = processors < USUAL_THREADS ? processors : USUAL_THREADS;
+    return true;
 }
 
 int pool_threads(void) {
-    if (threads == 0) threads = count_threads();
+    if (threads == 0 && !pool_choose(getenv("OBATCH_THREADS"))) pool_choose(NULL);
     return threads;
 }
 

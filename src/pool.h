@@ -7,6 +7,8 @@
 #ifndef OBATCH_POOL_H
 #define OBATCH_POOL_H
 
+#include <stdbool.h>
+
 /* Lives in the caller's memory, usually as the first member of what the task works on, from
  * pool_submit to pool_wait. */
 struct pool_task {
@@ -15,8 +17,15 @@ struct pool_task {
     enum { POOL_QUEUED, POOL_RUNNING, POOL_DONE } state;
 };
 
-/* How many threads work, the one of Lua included: $OBATCH_THREADS, or 2 where there are as many
- * processors. At least 1. */
+enum { POOL_THREADS = 64 }; /* at most */
+
+/* From now on so many threads work, the one of Lua included: a decimal number from 1 to
+ * POOL_THREADS; for NULL and "" 2, or 1 where there are no two processors. False, and nothing
+ * changes, for anything else. Not after the first pool_submit. */
+bool pool_choose(const char *count);
+
+/* How many threads work. Before the first pool_choose it is what $OBATCH_THREADS says, if it can.
+ */
 int pool_threads(void);
 
 /* Puts a task behind those that wait. The first call starts the threads; where that is impossible,

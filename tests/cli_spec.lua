@@ -266,6 +266,29 @@ EOF
   end)
 end)
 
+describe("a variable that says how the work is done", function()
+  it("that makes no sense is an error, with the remedy", function()
+    local meant = "obatch: OBATCH_THREADS is \"%s\": set it to a whole number from 1 to 64, or unset it\n"
+    for _, value in ipairs { "0", "-1", "+2", " 2", "2 ", "two", "1e9", "2.0", "0x2", "65", "18446744073709551618" } do
+      assert.same({ 2, "", meant:format(value) }, { support.obatch({ OBATCH_THREADS = value }, "--help") })
+    end
+    for _, value in ipairs { "avx9", "0", "portable " } do
+      local code, out, err = support.obatch({ OBATCH_SIMD = value }, "--help")
+      assert.same({ 2, "" }, { code, out })
+      has(err, ("obatch: OBATCH_SIMD is %q: set it to what this machine has ("):format(value))
+      has(err, "portable), or unset it\n")
+    end
+  end)
+
+  it("is taken where it does, and empty is as if it was not there", function()
+    for _, environment in ipairs { { OBATCH_THREADS = "1" }, { OBATCH_THREADS = "64" }, { OBATCH_SIMD = "portable" },
+      { OBATCH_THREADS = "", OBATCH_SIMD = "" } } do
+      local code, _, err = support.obatch(environment, "--help")
+      assert.same({ 0, "" }, { code, err })
+    end
+  end)
+end)
+
 describe("a signal", function()
   --- Runs a script that starts with a shell which sends its process these signals ("TERM TERM"), 0.3 s
   --- apart. Returns the exit code (128 + number when a signal killed it), stderr and the seconds it took. The suite may
