@@ -51,12 +51,48 @@ static int read_character(const char **at, const char *end, char out[4]) {
     return length;
 }
 
+#ifdef BLOCKS
+/* Takes blocks out of their escapes, up to the first \u or near the end, and moves both on. The
+ * bits of a block say where its escapes are; what follows each is copied without a look at it. */
+static void LEVEL(unescape_blocks)(const char **from, const char *end, char **to) {
+    static const char meanings[256] = {['"'] = '"',  ['\\'] = '\\', ['/'] = '/',  ['b'] = '\b',
+                                       ['f'] = '\f', ['n'] = '\n',  ['r'] = '\r', ['t'] = '\t'};
+    const char *at = *from;
+    char *out = *to, meaning = ' ';
+    while (meaning &&
+           end - at >= 64 + 65) { /* an escape may end, and a copy begin, a byte behind */
+        const char *block = at;
+        uint64_t slashes = block_equal(block_load(block), '\\');
+        for (memcpy(out, at, 64); slashes; memcpy(out, at, 64)) {
+            const char *slash = block + __builtin_ctzll(slashes);
+            out += slash - at;
+            at = slash;
+            meaning = meanings[(unsigned char)slash[1]];
+            if (!meaning) break;
+            *out++ = meaning;
+            at += 2;
+            slashes &= slashes - 1;
+            if (slash[1] == '\\') slashes &= slashes - 1;
+        }
+        if (meaning && at < block + 64) {
+            out += block + 64 - at;
+            at = block + 64;
+        }
+    }
+    *from = at;
+    *to = out;
+}
+#endif
+
 static bool LEVEL(unescape)(const struct json_value *value, char *out, size_t *size) {
     const char *at = value->at + 1, *end = value->at + value->length - 1;
     char *to = out;
     while (at < end) {
         /* What is copied is never longer than what it comes from, so there is room for all of it.
          */
+#ifdef BLOCKS
+        LEVEL(unescape_blocks)(&at, end, &to);
+#endif
         while (end - at >= WIDTH) {
             memcpy(to, at, WIDTH);
             size_t plain = slash_prefix(at);
