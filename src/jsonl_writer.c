@@ -1,7 +1,7 @@
 /* jsonl.create: a JSONL file that has its name only when it is whole.
  *
  * What is written goes through a buffer. A full one is given to the pool, which hashes and writes
- * it while the other is filled. */
+ * it while others are filled. */
 #include "jsonl_writer.h"
 #include "jsonl.h"
 #include "obatch.h"
@@ -28,30 +28,37 @@ static int block_write(struct writer *writer, const char *bytes, size_t length, 
     return os_write_all(writer->fd, bytes, length);
 }
 
+/* A block goes when the one before it is written. */
 static void block_run(struct pool_task *task) {
     struct block *block = (struct block *)task;
-    block->error = block_write(block->writer, block->bytes, block->length, block->line);
+    if (!block->error)
+        block->error = block_write(block->writer, block->bytes, block->length, block->line);
+    struct block *after = atomic_exchange(&block->after, block);
+    if (!after) return;
+    after->error = block->error;
+    pool_submit(&after->task);
 }
 
-/* Waits for the block that is on its way. */
-static int land(struct writer *writer) {
-    if (writer->flying) {
-        pool_wait(&writer->block.task);
-        writer->flying = false;
-        if (!writer->broken) writer->broken = writer->block.error;
+/* Waits until at most so many blocks are on their way. */
+static int land(struct writer *writer, unsigned most) {
+    while (writer->sent - writer->landed > most) {
+        struct block *block = &writer->blocks[writer->landed++ % WRITER_BLOCKS];
+        pool_wait(&block->task);
+        if (!writer->broken) writer->broken = block->error;
     }
     return writer->broken;
 }
 
-/* Hands the buffer to the pool and takes the other one. Where there are no other threads, or no
+/* Hands the buffer to the pool and takes another one. Where there are no other threads, or no
  * memory, it is written here. */
 static void flush_ahead(struct writer *writer) {
-    struct block *block = &writer->block;
-    if (land(writer)) return;
+    if (land(writer, WRITER_BLOCKS - 1)) return;
+    struct block *block = &writer->blocks[writer->sent % WRITER_BLOCKS];
     size_t line = writer->torn ? writer->buffered : writer->line;
     if (!block->bytes && pool_threads() > 1) block->bytes = malloc(JSONL_BLOCK);
     if (!block->bytes) {
-        writer->broken = block_write(writer, writer->buffer, writer->buffered, line);
+        if (!land(writer, 0))
+            writer->broken = block_write(writer, writer->buffer, writer->buffered, line);
         return;
     }
     char *buffer = block->bytes;
@@ -61,7 +68,10 @@ static void flush_ahead(struct writer *writer) {
                             .length = writer->buffered,
                             .line = line};
     writer->buffer = buffer;
-    writer->flying = true;
+    struct block *before = &writer->blocks[(writer->sent - 1) % WRITER_BLOCKS];
+    bool is_first = writer->sent++ == writer->landed;
+    if (!is_first && !atomic_exchange(&before->after, block)) return;
+    if (!is_first) block->error = before->error;
     pool_submit(&block->task);
 }
 
@@ -96,7 +106,7 @@ static void take_back(struct writer *writer) {
         writer->buffered = writer->line;
         return;
     }
-    if (land(writer)) return;
+    if (land(writer, 0)) return;
     writer->buffered = writer->line = 0;
     writer->torn = false;
     writer->sha = writer->sha_line;
@@ -129,17 +139,20 @@ static bool insert_image(lua_State *L, int index, struct json_out *out, void *co
 
 static int close_writer(lua_State *L) {
     struct writer *writer = luaL_checkudata(L, 1, WRITER);
-    land(writer);
+    land(writer, 0);
     if (writer->fd >= 0) {
         close(writer->fd);
         unlink(writer->part);
     }
     writer->fd = -1;
     free(writer->buffer);
-    free(writer->block.bytes);
     free(writer->text.data);
     free(writer->inserts);
-    writer->buffer = writer->block.bytes = NULL;
+    for (int i = 0; i < WRITER_BLOCKS; i++) {
+        free(writer->blocks[i].bytes);
+        writer->blocks[i].bytes = NULL;
+    }
+    writer->buffer = NULL;
     writer->text = (struct json_out){0};
     writer->inserts = NULL;
     return 0;
@@ -300,7 +313,7 @@ static int writer_put(lua_State *L) {
 
 /* What is left in the buffer, here: a small file is not worth a thread. */
 static int finish(struct writer *writer) {
-    if (!land(writer))
+    if (!land(writer, 0))
         writer->broken = block_write(writer, writer->buffer, writer->buffered, writer->buffered);
     writer->buffered = writer->line = 0;
     if (!writer->broken && fsync(writer->fd) != 0) writer->broken = errno;

@@ -7,6 +7,7 @@
 #include "json_lua.h"
 #include "pool.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/stat.h>
@@ -29,15 +30,22 @@ struct insert {
     unsigned char sha256[DIGEST_LENGTH];
 };
 
-/* A block on its way to the file, while the next one is filled. */
+/* A block on its way to the file, while the next ones are filled. */
 struct block {
     struct pool_task task;
     struct writer *writer;
-    char *bytes;
+    char *bytes; /* NULL before it is used first */
     size_t length;
     size_t line; /* where the unfinished line begins; length when it does not begin here */
-    int error;
+    int error;   /* of this block or one before it */
+    /* The one to submit when this one is written, NULL as long as there is none; the block itself
+     * from then on. */
+    _Atomic(struct block *) after;
 };
+
+/* One that is being written, and one that is ready when it is: so whoever writes need not wait for
+ * who fills them. */
+enum { WRITER_BLOCKS = 2 };
 
 struct writer {
     int fd;     /* -1 when closed */
@@ -50,9 +58,9 @@ struct writer {
     size_t buffered;
     size_t line; /* where the unfinished line begins in the buffer */
     bool torn;   /* it begins before the buffer */
-    struct block block;
-    bool flying;          /* the block is the pool's */
-    struct json_out text; /* the line being composed by put() */
+    struct block blocks[WRITER_BLOCKS];
+    unsigned sent, landed; /* how many blocks have gone, and how many of them are waited for */
+    struct json_out text;  /* the line being composed by put() */
     struct insert *inserts;
     size_t insert_count, insert_capacity;
     char *part; /* where it is written; behind path, in the same memory */

@@ -2,7 +2,8 @@
  * each other and whose results are taken in order.
  *
  * One thread is Lua's. It makes tasks, submits them, and waits for them in the order it likes; no
- * task touches Lua, raises or prints. With one thread in all, tasks run when they are waited for.
+ * task touches Lua, raises or prints, but a task may submit another. With one thread in all, tasks
+ * run when they are waited for.
  */
 #ifndef OBATCH_POOL_H
 #define OBATCH_POOL_H

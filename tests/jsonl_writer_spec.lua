@@ -3,6 +3,7 @@ local fs = require "obatch.fs"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local jsonl_files = require "jsonl_files"
+local strike = require "strike"
 local support = require "support"
 
 local BLOCK, file_with, in_own_process = jsonl_files.BLOCK, jsonl_files.file_with, jsonl_files.in_own_process
@@ -135,6 +136,34 @@ describe("jsonl.create", function()
     writer:close()
     writer:close()
     assert.same({ "a" }, fs.list(dir.path))
+  end)
+
+  it("writes nothing behind a block that could not be written, and gives the file no name", function()
+    local dir <close> = support.tmpdir()
+    support.write(dir.path .. "/write.lua", [[
+      local path = ...
+      local jsonl = require "obatch.jsonl"
+      local writer <close> = assert(jsonl.create(path, { sha256 = true }))
+      local line, code, lines = ("x"):rep(99999), nil, 0
+      while not code and lines < 60 do
+        code = select(3, writer:raw(line))
+        lines = lines + 1
+      end
+      print(code or "-", lines < 60 and select(3, writer:raw(line)), (select(3, writer:commit())))]])
+    for i, with in ipairs { "EIO", "ENOSPC", "SHORT" } do
+      local name = with == "SHORT" and "ENOSPC" or with
+      for threads = 1, 3 do
+        local log = ("%s/%d-%d"):format(dir.path, i, threads)
+        local code, out, err = support.shell(strike.export(dir.path, { calls = "write", name = "/out.part", at = 4,
+          with = with, log = log }) .. ("OBATCH_THREADS=%d %s run %s/write.lua %s/out"):format(threads,
+          support.quote(support.binary), dir.path, dir.path))
+        assert.same({ 0, "" }, { code, err })
+        assert.equal(("%s\t%s\t%s\n"):format(name, name, name), out)
+        local _, writes = support.read(log):gsub("\n", "")
+        assert.equal(with == "SHORT" and 5 or 4, writes)
+        assert.is_nil(fs.stat(dir.path .. "/out") or fs.stat(dir.path .. "/out.part"))
+      end
+    end
   end)
 
   it("says that there is no room, and gives no file a name", function()
