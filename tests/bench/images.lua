@@ -19,7 +19,7 @@ end
 
 local prompt = 'Transcribe the page.\nAnswer with "strict" JSON – nothing else.'
 next_file()
-for path in fs.walk(images, { ext = sidecar.EXTENSIONS }) do
+for path in fs.walk(images, { ext = sidecar.EXTENSIONS, stat = false }) do
   local request = {
     custom_id = path, method = "POST", url = "/v1/chat/completions",
     body = { model = "gpt-4o-mini", messages = json.array { {
