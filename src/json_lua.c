@@ -96,6 +96,48 @@ static int raw(lua_State *L) {
     return 1;
 }
 
+/* find(text, { name = pointer, ... }) -> { name = value, ... } in one pass: what get gives for
+ * each. `spoiled` in it, if it is there, has a message for each name whose value cannot be decoded.
+ */
+static int find_all(lua_State *L) {
+    size_t length, nodes = 1, size;
+    const char *text = luaL_checklstring(L, 1, &length);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_settop(L, 2);
+    for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+        bool are_strings = lua_type(L, 3) == LUA_TSTRING && lua_type(L, 4) == LUA_TSTRING;
+        luaL_argcheck(L, are_strings, 2, "names and pointers must be strings");
+        luaL_argcheck(L, strcmp(lua_tostring(L, 3), "spoiled") != 0, 2, "no name for a field");
+        nodes += json_lua_pointer(L, 4, 2) - 1;
+    }
+    struct json_plan *plan = json_lua_plan(L, nodes);
+    struct json_error error;
+    json_plan_add(plan, "", 0);
+    for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+        const char *pointer = lua_tolstring(L, 5, &size);
+        json_plan_add(plan, pointer, size);
+    }
+    if (!json_find(text, length, plan, &error)) return fail_at(L, &error);
+    lua_newtable(L); /* the result; the plan is at 3 */
+    for (lua_pushnil(L); lua_next(L, 2); lua_settop(L, 5)) {
+        const char *pointer = lua_tolstring(L, 6, &size);
+        const struct json_value *found = &plan->nodes[json_plan_add(plan, pointer, size)].found;
+        lua_pushvalue(L, 5);
+        if (found->type == JSON_ABSENT) continue;
+        if (json_lua_push(L, found, &error)) {
+            lua_rawset(L, 4);
+            continue;
+        }
+        luaL_getsubtable(L, 4, "spoiled");
+        lua_insert(L, 7);
+        lua_pushfstring(L, "byte %I: %s",
+                        (lua_Integer)(found->at - text) + (lua_Integer)error.offset + 1,
+                        error.message);
+        lua_rawset(L, 7);
+    }
+    return 1;
+}
+
 /* ---- from Lua to text ---- */
 
 static int free_out(lua_State *L) {
@@ -297,9 +339,16 @@ static int name_null(lua_State *L) {
 }
 
 static const luaL_Reg functions[] = {
-    {"array", array},   {"check", check}, {"decode", decode},
-    {"encode", encode}, {"get", get},     {"is_array", is_array_value},
-    {"pretty", pretty}, {"raw", raw},     {"set", set},
+    {"array", array},
+    {"check", check},
+    {"decode", decode},
+    {"encode", encode},
+    {"find", find_all},
+    {"get", get},
+    {"is_array", is_array_value},
+    {"pretty", pretty},
+    {"raw", raw},
+    {"set", set},
     {NULL, NULL},
 };
 

@@ -163,7 +163,7 @@ describe("json.decode", function()
   end)
 end)
 
-describe("json.get and json.raw", function()
+describe("json.find, json.get and json.raw", function()
   local line = '{"response": {"body": {"choices": [{"n": 1.0, "text": "a\\nb"}]}}, "error": null, "ids": [],'
     .. ' "bad": "\\ud800", "big": 1e999}'
 
@@ -182,10 +182,16 @@ describe("json.get and json.raw", function()
     math.randomseed(7)
     for _ = 1, 1500 do
       local text, places = random_json.document()
+      local fields = {}
       for _, place in ipairs(places) do
         assert.equal(text:sub(place.from, place.to), json.raw(text, place.pointer))
         local alone = json.decode(text:sub(place.from, place.to))
         assert.is_true(same(alone, json.get(text, place.pointer)))
+        fields[place.pointer] = place.pointer
+      end
+      local values = json.find(text, fields)
+      for _, place in ipairs(places) do
+        assert.is_true(same(json.get(text, place.pointer), values[place.pointer]))
       end
     end
   end)
@@ -197,14 +203,33 @@ describe("json.get and json.raw", function()
     assert.equal("a\nb", json.get(line, "/response/body/choices/0/text"))
   end)
 
+  it("find several values at once, each under its name, and say which cannot be decoded", function()
+    local fields = { text = "/response/body/choices/0/text", again = "/response/body/choices/0/text", none = "/none",
+      all = "/response", gone = "/error", bad = "/bad", big = "/big" }
+    local found = json.find(line, fields)
+    assert.same({ bad = ("byte %d: lone surrogate"):format((line:find("\\ud800", 1, true))),
+      big = ("byte %d: number too large"):format((line:find("1e999", 1, true))) }, found.spoiled)
+    found.spoiled = nil
+    assert.same({ text = "a\nb", again = "a\nb", gone = json.null,
+      all = { body = { choices = { { n = 1.0, text = "a\nb" } } } } }, found)
+    assert.same({}, json.find("[]", { none = "/error" }))
+    assert.same({ whole = 5 }, json.find("5", { whole = "" }))
+    assert.same({}, json.find("5", {}))
+  end)
+
   it("refuse a malformed text even when the value comes before the fault", function()
     assert.same({ n = 3, nil, "expected ',' or '}'", 9 }, table.pack(json.get('{"a": 1 x}', "/a")))
     assert.same({ n = 3, nil, "expected ',' or '}'", 9 }, table.pack(json.raw('{"a": 1 x}', "/a")))
+    assert.same({ n = 3, nil, "expected ',' or '}'", 9 }, table.pack(json.find('{"a": 1 x}', { a = "/a" })))
   end)
 
   it("raise on what is no pointer", function()
     assert.has_error(function() json.get("{}", "a") end)
     assert.has_error(function() json.raw("{}", "/~") end)
+    for _, fields in ipairs { { a = "a" }, { a = 1 }, { "/a" }, { spoiled = "/a" } } do
+      assert.has_error(function() json.find("{}", fields) end)
+    end
+    assert.has_error(function() json.find("{}", "/a") end)
   end)
 end)
 

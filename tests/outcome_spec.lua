@@ -8,10 +8,11 @@ local JSON = { expect = "json" }
 local TEXT = { expect = "text" }
 
 --- Judges a result line as the loop does: read by jsonl.scan from a file. It must come to the same where the threads
---- that scan say nothing, so that nothing is cut short.
+--- that scan say nothing, so that nothing is cut short, and for a line that is no file's.
 local function judge(line, policy)
   local dir <close> = support.tmpdir()
-  support.write(dir.path .. "/r.jsonl", (type(line) == "table" and json.encode(line) or line) .. "\n")
+  local text = type(line) == "table" and json.encode(line) or line
+  support.write(dir.path .. "/r.jsonl", text .. "\n")
   local results = {}
   for i, scan in ipairs { outcome.scan, jsonl.scan } do
     for record in scan(dir.path .. "/r.jsonl", i == 1 and (policy or JSON) or outcome.FIELDS) do
@@ -20,6 +21,7 @@ local function judge(line, policy)
     end
   end
   assert.same(results[2], results[1])
+  assert.same(results[2], outcome.judge_line(text, policy or JSON))
   return results[1]
 end
 

@@ -161,13 +161,14 @@ function outcome.tokens(record)
   return count(record.prompt_tokens, record.input_tokens), count(record.completion_tokens, record.output_tokens)
 end
 
+local OF_TEXT = { content = outcome.FIELDS.content, output = outcome.FIELDS.output }
+
 --- The text of a stored result line, whatever it was worth; nil when it holds none.
 ---@param line string|obatch.jsonl.Record  the line, or its record with the FIELDS
 ---@return string|nil text
 function outcome.text(line)
-  if type(line) ~= "string" then return (read_answer(line)) end
-  local content, output = json.get(line, outcome.FIELDS.content), json.get(line, outcome.FIELDS.output)
-  return (read_answer { content = content, output = output })
+  if type(line) == "string" then line = json.find(line, OF_TEXT) or {} end
+  return (read_answer(line))
 end
 
 --- The answer of a stored line that was judged valid: the text asked for (for JSON: unwrapped).
@@ -266,23 +267,20 @@ function outcome.judge(record, policy)
   return { class = class, reason = reason, blank = blank, tokens_in = tokens_in, tokens_out = tokens_out }
 end
 
+--- One result line, as it was received, for the functions here that take a record. nil, message when it is not JSON.
+---@param line string
+---@return table<string, any>? record  with the FIELDS
+---@return string? message
+function outcome.record(line) return json.find(line, outcome.FIELDS) end
+
 --- Judges one result line, as it was received, by a policy. nil, message when it is not JSON.
 ---@param line string
 ---@param policy table
----@return { class: string, reason: string?, tokens_in: integer, tokens_out: integer }?
+---@return obatch.Outcome?
 ---@return string? message
 function outcome.judge_line(line, policy)
-  local ok, message = json.check(line)
-  if not ok then return nil, message end
-  local record = {}
-  for name, pointer in pairs(outcome.FIELDS) do
-    local value, problem = json.get(line, pointer)
-    record[name] = value
-    if problem then
-      record.spoiled = record.spoiled or {}
-      record.spoiled[name] = problem
-    end
-  end
+  local record, message = outcome.record(line)
+  if not record then return nil, message end
   return outcome.judge(record, policy)
 end
 

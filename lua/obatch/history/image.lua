@@ -74,12 +74,12 @@ local function lines_of(output_dir, batch_id, custom_id)
   local found = json.array {}
   for _, ending in ipairs { "", "_errors", "_rejected" } do
     local path = ("%s/%s%s.jsonl"):format(output_dir, part_events.file_name(batch_id), ending)
-    for record in fs.stat(path) and jsonl.scan(path, { id = "/custom_id" }) or function() end do
-      if record.id == custom_id then
-        local judged = outcome.judge_line(record.text, RULES) or {}
+    for record in fs.stat(path) and jsonl.scan(path, outcome.FIELDS) or function() end do
+      if record.custom_id == custom_id then
+        local judged = outcome.judge(record, RULES)
         found[#found + 1] = { path = path, number = record.number, result = record.text, class = judged.class,
           reason = judged.reason, tokens_in = judged.tokens_in, tokens_out = judged.tokens_out,
-          text = outcome.text(record.text) }
+          text = outcome.text(record) }
       end
     end
   end

@@ -129,13 +129,14 @@ function story.tell(self, ordinal)
       local by_run = self.iterations[n].judged_by == "run"
       for i, place in ipairs(results) do
         local file, line = self.lines:file(place[1]), self.lines:text(place[1])
-        local judged = line and outcome.judge_line(line, self.rules) or {}
+        local record = line and outcome.record(line)
+        local judged = record and outcome.judge(record, self.rules) or {}
         local part = file.about.part.part and file.about.part or request.part or only_part(iteration)
         local batch = batch_of(self, n, part)
         local attempt = { iteration = n, part = part and part.part, batch_id = part and part.batch_id,
           batch_status = batch.status, submitted_at = batch.created_at, ended_at = batch.ended_at,
           request = request.line, request_path = request.path, request_line = request.number,
-          result = line, result_path = file.path, result_line = place[2], text = line and outcome.text(line),
+          result = line, result_path = file.path, result_line = place[2], text = record and outcome.text(record),
           tokens_in = judged.tokens_in, tokens_out = judged.tokens_out, class = judged.class, reason = judged.reason,
           duplicate = i > 1 or nil }
         if i == 1 and by_run then

@@ -39,6 +39,15 @@ function json.encode(value) end
 ---@return integer|nil position
 function json.get(text, pointer) end
 
+--- The values at some pointers, each under its name, in one pass over the text: as json.get gives them, and as
+--- jsonl.scan gives those of a line.
+---@param text string
+---@param fields table<string, string>  name -> pointer
+---@return table<string, any>|nil values  with `spoiled`, name -> why a value cannot be decoded, where there are any
+---@return string|nil message
+---@return integer|nil position
+function json.find(text, fields) end
+
 --- The bytes of the value at a pointer; nil where there is none.
 ---@param text string
 ---@param pointer string

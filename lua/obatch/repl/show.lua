@@ -116,20 +116,20 @@ end
 ---@return string?
 function show.line(line, width)
   if #line > MAX_LINE or not line:find('^%s*{.*}%s*$') or not line:find('"custom_id"', 1, true) then return nil end
-  if not json.check(line) then return nil end
-  local id, size = json.get(line, "/custom_id"), (" (%d bytes)"):format(#line)
+  local record, size = outcome.record(line), (" (%d bytes)"):format(#line)
+  local id = record and record.custom_id
   if type(id) ~= "string" then return nil end
   local head, words
   if json.raw(line, "/response") or json.raw(line, "/error") then
-    local judged, status = outcome.judge_line(line, show.rules), json.get(line, "/response/status_code")
+    local judged, status = outcome.judge(record, show.rules), record.status
     head = ("result %s: %s (%s), %d + %d tokens"):format(show.quote(id):sub(2, -2), judged.class,
       math.type(status) and ("%.0f"):format(status) or "no answer", judged.tokens_in, judged.tokens_out)
-    words = outcome.text(line)
+    words = outcome.text(record)
     if judged.class ~= "valid" then words = judged.reason .. (words and ": " .. words or "") end
   elseif json.raw(line, "/body") then
-    local model, url = json.get(line, "/body/model"), json.get(line, "/url")
-    head = ("request %s: %s, %s"):format(show.quote(id):sub(2, -2), show.quote(tostring(model)):sub(2, -2),
-      show.quote(tostring(url)):sub(2, -2))
+    local asked = json.find(line, { model = "/body/model", url = "/url" })
+    head = ("request %s: %s, %s"):format(show.quote(id):sub(2, -2), show.quote(tostring(asked.model)):sub(2, -2),
+      show.quote(tostring(asked.url)):sub(2, -2))
     words = show.asked(line)
   else
     return nil

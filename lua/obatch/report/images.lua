@@ -208,22 +208,28 @@ local function write_others(self, options, page)
   return true
 end
 
+--- What a line tells of its use: the fields that outcome.tokens takes, and the model.
+local OF_USE = { model = "/response/body/model", prompt_tokens = outcome.FIELDS.prompt_tokens,
+  completion_tokens = outcome.FIELDS.completion_tokens, input_tokens = outcome.FIELDS.input_tokens,
+  output_tokens = outcome.FIELDS.output_tokens }
+
 --- Takes out of an errand's rows what good answers have taken that came to nothing after all; calls add with a row
 --- for each.
 local function split_by_fate(self, source, h, rows, add)
   for item in h:items "valid" do
     local fate = project.fate(source, item.custom_id, self.states)
     local line = fate ~= "valid" and h:answer_line(item.custom_id)
-    local used, model = line and outcome.judge_line(line, h.rules), line and json.get(line, "/response/body/model")
+    local used = line and json.find(line, OF_USE)
     local from
     for _, row in ipairs(used and rows or {}) do
       -- The batch's model where it is known, which has no date.
-      if row.class == "valid" and (not from or row.model == model) then from = row end
+      if row.class == "valid" and (not from or row.model == used.model) then from = row end
     end
     if from then
-      add { model = from.model, class = fate, requests = 1, tokens_in = used.tokens_in, tokens_out = used.tokens_out }
+      local tokens_in, tokens_out = outcome.tokens(used)
+      add { model = from.model, class = fate, requests = 1, tokens_in = tokens_in, tokens_out = tokens_out }
       from.requests = from.requests - 1
-      from.tokens_in, from.tokens_out = from.tokens_in - used.tokens_in, from.tokens_out - used.tokens_out
+      from.tokens_in, from.tokens_out = from.tokens_in - tokens_in, from.tokens_out - tokens_out
     end
   end
 end
