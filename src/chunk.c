@@ -9,6 +9,8 @@ enum {
     PADDING = 1, /* for the NUL behind a last line without a newline: numbers end there, too */
     /* Lines of a chunk: what is known of them must not take far more memory than they do. */
     MOST_LINES = JSONL_BLOCK / 32 + 1,
+    /* How much of the end of a block is read at once in search of a newline. */
+    STEP = JSONL_BLOCK / 8,
 };
 
 /* ---- scanning, on any thread ---- */
@@ -101,30 +103,194 @@ static bool scan_line(struct chunk *chunk, size_t at, uint64_t length) {
     return true;
 }
 
-static void scan(struct pool_task *task) {
-    struct chunk *chunk = (struct chunk *)task;
+/* False when there is no memory. */
+static bool scan(struct chunk *chunk) {
     size_t next;
     chunk->line_count = chunk->span_count = 0;
-    chunk->error = 0;
-    if (chunk->skipped && !scan_line(chunk, 0, chunk->skipped)) chunk->error = ENOMEM;
+    if (chunk->skipped && !scan_line(chunk, 0, chunk->skipped)) return false;
     chunk->scanned = chunk->length;
     for (size_t at = 0; at < chunk->length; at = next) {
         if (chunk->line_count == MOST_LINES) {
             chunk->scanned = at;
-            return;
+            return true;
         }
         const char *newline = memchr(chunk->bytes + at, '\n', chunk->length - at);
         size_t length = newline ? (size_t)(newline - chunk->bytes) - at : chunk->length - at;
         next = at + length + (newline != NULL);
         if (newline && length > 0 && newline[-1] == '\r') length--;
-        if (!scan_line(chunk, at, length)) {
-            chunk->error = ENOMEM;
-            return;
-        }
+        if (!scan_line(chunk, at, length)) return false;
+    }
+    return true;
+}
+
+/* ---- reading, by the task whose turn it is ---- */
+
+/* False when there is no memory. */
+static bool reserve(char **bytes, size_t *capacity, size_t wanted) {
+    if (*capacity >= wanted) return true;
+    char *grown = realloc(*bytes, wanted + PADDING);
+    if (!grown) return false;
+    *bytes = grown;
+    *capacity = wanted;
+    return true;
+}
+
+/* Makes room for a fair read after the bytes held. */
+static bool make_room(struct chunks *chunks, struct chunk *chunk) {
+    size_t most = chunks->look->max_line + 2 * (size_t)JSONL_BLOCK;
+    if (chunk->capacity - chunks->held >= (JSONL_BLOCK + 1) / 2) return true;
+    size_t capacity = chunk->capacity * 2;
+    return reserve(&chunk->bytes, &chunk->capacity, capacity < most ? capacity : most);
+}
+
+/* Ends the chunk that is being read after so many of the bytes held, the last of which may be a
+ * newline; the others begin the next chunk. False when there is no memory, with nothing done. */
+static bool end_chunk(struct chunks *chunks, struct chunk *chunk, size_t length, bool has_newline) {
+    size_t left = chunks->held - length, line = length - has_newline;
+    if (!reserve(&chunks->rest, &chunks->rest_capacity, left)) return false;
+    if (left > 0) memcpy(chunks->rest, chunk->bytes + length, left);
+    chunk->offset = chunks->offset;
+    chunk->length = length;
+    if (!has_newline) chunk->bytes[length] = '\0';
+    chunk->skipped = 0;
+    if (chunks->skipped) {
+        char last = line > 0 ? chunk->bytes[line - 1] : chunks->last_skipped;
+        chunk->skipped = chunks->skipped + line - (has_newline && last == '\r');
+        chunk->length = 0;
+    }
+    chunks->offset += chunks->skipped + length;
+    chunks->skipped = 0;
+    chunks->held = left;
+    /* After a line that was too long, whole lines may come. */
+    chunks->searched = chunk->skipped ? 0 : left;
+    return true;
+}
+
+/* Reads the end of the block, from the back, up to a piece with a newline, and returns the last
+ * one; what is before that piece is left as the gap. NULL when this has to be done from the front:
+ * where the file may end, where something is the matter with it, and when there is no newline (then
+ * all of the block has been read). */
+static const char *find_end(struct chunks *chunks, struct chunk *chunk) {
+    bool is_whole_line = !chunks->skipped && chunks->searched == chunks->held;
+    if (!chunks->reads_ahead || !is_whole_line) return NULL;
+    if (chunks->offset + chunk->capacity > chunks->size) return NULL;
+    for (size_t at = chunk->capacity; at > chunks->held;) {
+        size_t length = at - chunks->held < STEP ? at - chunks->held : STEP;
+        char *piece = chunk->bytes + (at -= length);
+        ptrdiff_t n = lines_pread(chunks->fd, piece, length, chunks->offset + at);
+        if (n < 0 || (size_t)n < length) return NULL;
+        const char *newline = memrchr(piece, '\n', length);
+        if (!newline) continue;
+        chunk->gap = chunks->held;
+        chunk->gap_length = at - chunks->held;
+        chunks->held = chunk->capacity;
+        return newline;
+    }
+    chunks->searched = chunks->held = chunk->capacity;
+    return NULL;
+}
+
+/* What comes next, as much as one call gives. */
+static ptrdiff_t read_on(struct chunks *chunks, char *to, size_t length) {
+    if (!chunks->is_regular) return lines_read(chunks->fd, to, length);
+    uint64_t at = chunks->offset + chunks->skipped + chunks->held;
+    for (;;) {
+        ssize_t n = pread(chunks->fd, to, length, (off_t)at);
+        if (n >= 0 || errno != EINTR || obatch_interrupted) return n;
     }
 }
 
-/* ---- reading, on Lua's ---- */
+/* Reads the chunk up to its last newline; what is held is in it. LINES_FAILED leaves it there, and
+ * the reason in errno. */
+static int read_lines(struct chunks *chunks, struct chunk *chunk) {
+    if (!reserve(&chunk->bytes, &chunk->capacity, JSONL_BLOCK)) return LINES_FAILED;
+    const char *newline = find_end(chunks, chunk);
+    for (;;) {
+        const char *fresh = chunk->bytes + chunks->searched;
+        size_t length = chunks->held - chunks->searched;
+        if (!newline && length > 0)
+            newline = chunks->skipped ? memchr(fresh, '\n', length) : memrchr(fresh, '\n', length);
+        if (newline)
+            return end_chunk(chunks, chunk, (size_t)(newline + 1 - chunk->bytes), true)
+                       ? LINES_MORE
+                       : LINES_FAILED;
+        /* One byte of grace: the "\r" of a CRLF is not part of the line. */
+        if (chunks->held > chunks->look->max_line + 1 || (chunks->skipped && chunks->held > 0)) {
+            chunks->last_skipped = chunk->bytes[chunks->held - 1];
+            chunks->skipped += chunks->held;
+            chunks->held = 0;
+        }
+        chunks->searched = chunks->held;
+        if (!make_room(chunks, chunk)) return LINES_FAILED;
+        ptrdiff_t n = read_on(chunks, chunk->bytes + chunks->held, chunk->capacity - chunks->held);
+        if (n < 0) return LINES_FAILED;
+        if (n == 0 && chunks->held + chunks->skipped == 0) return LINES_END;
+        if (n == 0)
+            return end_chunk(chunks, chunk, chunks->held, false) ? LINES_MORE : LINES_FAILED;
+        chunks->held += (size_t)n;
+    }
+}
+
+static void swap_rest(struct chunks *chunks, struct chunk *chunk) {
+    char *bytes = chunk->bytes;
+    size_t capacity = chunk->capacity;
+    chunk->bytes = chunks->rest;
+    chunk->capacity = chunks->rest_capacity;
+    chunks->rest = bytes;
+    chunks->rest_capacity = capacity;
+}
+
+static void take_turn(struct chunks *chunks, struct chunk *chunk) {
+    chunk->gap_length = 0;
+    chunk->result = chunks->end;
+    chunk->error = 0;
+    if (chunk->result != LINES_MORE) return;
+    swap_rest(chunks, chunk);
+    errno = ENOMEM; /* unless something else fails */
+    chunk->result = chunks->end = read_lines(chunks, chunk);
+    chunk->error = chunk->result == LINES_FAILED ? errno : 0;
+    if (chunk->result != LINES_MORE) swap_rest(chunks, chunk);
+}
+
+/* Waits for a turn; false when the chunk is to be dropped. */
+static bool wait_for_turn(struct chunks *chunks, uint64_t turn) {
+    pthread_mutex_lock(&chunks->mutex);
+    while (chunks->turn != turn && !chunks->is_dropped)
+        pthread_cond_wait(&chunks->passed, &chunks->mutex);
+    bool is_dropped = chunks->is_dropped;
+    pthread_mutex_unlock(&chunks->mutex);
+    return !is_dropped;
+}
+
+static void pass_turn(struct chunks *chunks) {
+    pthread_mutex_lock(&chunks->mutex);
+    chunks->turn++;
+    pthread_cond_broadcast(&chunks->passed);
+    pthread_mutex_unlock(&chunks->mutex);
+}
+
+static bool read_gap(const struct chunk *chunk) {
+    if (chunk->gap_length == 0) return true;
+    ptrdiff_t n = lines_pread(chunk->source->fd, chunk->bytes + chunk->gap, chunk->gap_length,
+                              chunk->offset + chunk->gap);
+    return n >= 0 && (size_t)n == chunk->gap_length;
+}
+
+/* The task of a chunk. */
+static void read_and_scan(struct pool_task *task) {
+    struct chunk *chunk = (struct chunk *)task;
+    if (!chunk->is_read) {
+        if (!wait_for_turn(chunk->source, chunk->turn)) return;
+        take_turn(chunk->source, chunk);
+        pass_turn(chunk->source);
+        chunk->is_read = chunk->result == LINES_MORE && read_gap(chunk);
+    }
+    if (!chunk->is_read || scan(chunk)) return;
+    chunk->result = LINES_FAILED;
+    chunk->error = ENOMEM;
+}
+
+/* ---- handing out, on Lua's thread ---- */
 
 size_t chunk_size(const struct chunk *chunk) {
     return sizeof *chunk + chunk->capacity + chunk->line_room * sizeof *chunk->lines +
@@ -132,7 +298,6 @@ size_t chunk_size(const struct chunk *chunk) {
 }
 
 static void free_chunk(struct chunk *chunk) {
-    if (!chunk) return;
     free(chunk->bytes);
     free(chunk->lines);
     free(chunk->spans);
@@ -140,17 +305,7 @@ static void free_chunk(struct chunk *chunk) {
     free(chunk);
 }
 
-/* False when there is no memory. */
-static bool reserve(struct chunk *chunk, size_t capacity) {
-    if (chunk->capacity >= capacity) return true;
-    char *bytes = realloc(chunk->bytes, capacity + PADDING);
-    if (!bytes) return false;
-    chunk->bytes = bytes;
-    chunk->capacity = capacity;
-    return true;
-}
-
-/* An empty one with room for a block, or NULL. */
+/* One of those given back, or NULL. */
 static struct chunk *new_chunk(struct chunks *chunks) {
     struct chunk *chunk = chunks->idle;
     if (chunk) {
@@ -161,12 +316,12 @@ static struct chunk *new_chunk(struct chunks *chunks) {
         chunk = calloc(1, sizeof *chunk + nodes);
         if (!chunk) return NULL;
         chunk->look = chunks->look;
-        chunk->task.run = scan;
+        chunk->task.run = read_and_scan;
         memcpy(chunk->nodes, plan->nodes, nodes);
-        if (!reserve(chunk, JSONL_BLOCK)) return free_chunk(chunk), NULL;
     }
     chunk->next = NULL;
-    chunk->length = chunk->line_count = 0;
+    chunk->source = chunks;
+    chunk->is_read = false;
     return chunk;
 }
 
@@ -183,105 +338,53 @@ int chunks_open(struct chunks *chunks, const char *path, const struct chunk_plan
     int fd, error = lines_open_file(path, &fd);
     if (error) return error;
     struct stat status;
-    *chunks = (struct chunks){.fd = fd, .look = look};
+    *chunks = (struct chunks){.fd = fd,
+                              .look = look,
+                              .end = LINES_MORE,
+                              .mutex = PTHREAD_MUTEX_INITIALIZER,
+                              .passed = PTHREAD_COND_INITIALIZER};
     /* What comes through a pipe is handed out when it is there; a short file is done before another
      * thread has woken up. */
-    chunks->reads_ahead = fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
-                          status.st_size > JSONL_BLOCK && pool_threads() > 1;
+    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > JSONL_BLOCK) {
+        chunks->is_regular = true;
+        chunks->reads_ahead = pool_threads() > 1;
+        chunks->size = (uint64_t)status.st_size;
+    }
     return 0;
 }
 
-void chunks_close(struct chunks *chunks) {
-    if (chunks->fd >= 0) close(chunks->fd);
+/* Takes back what is in flight; what of it has been read is lost. */
+static void drop(struct chunks *chunks) {
+    if (!chunks->first) return;
+    pthread_mutex_lock(&chunks->mutex);
+    chunks->is_dropped = true;
+    pthread_cond_broadcast(&chunks->passed);
+    pthread_mutex_unlock(&chunks->mutex);
     while (chunks->first) {
         struct chunk *chunk = chunks->first;
         chunks->first = chunk->next;
         if (chunk->is_pooled) pool_cancel(&chunk->task);
-        free_chunk(chunk);
+        chunks_give_back(chunks, chunk);
     }
+    chunks->in_flight = 0;
+    chunks->turn = chunks->turns;
+    chunks->is_dropped = false;
+}
+
+void chunks_close(struct chunks *chunks) {
+    drop(chunks);
+    if (chunks->fd >= 0) close(chunks->fd);
     while (chunks->idle) {
         struct chunk *chunk = chunks->idle;
         chunks->idle = chunk->next;
         free_chunk(chunk);
     }
-    free_chunk(chunks->filling);
+    free(chunks->rest);
     *chunks = (struct chunks){.fd = -1};
 }
 
-/* Makes room for a fair read after the bytes held. */
-static bool make_room(struct chunks *chunks) {
-    struct chunk *chunk = chunks->filling;
-    size_t most = chunks->look->max_line + 2 * (size_t)JSONL_BLOCK;
-    if (chunk->capacity - chunks->held >= (JSONL_BLOCK + 1) / 2) return true;
-    size_t capacity = chunk->capacity * 2;
-    return reserve(chunk, capacity < most ? capacity : most);
-}
-
-/* Ends the chunk that is being filled after so many of the bytes held, the last of which may be a
- * newline; the others begin the next chunk. False when there is no memory, with nothing done. */
-static bool end_chunk(struct chunks *chunks, size_t length, bool has_newline) {
-    struct chunk *chunk = chunks->filling, *next = new_chunk(chunks);
-    size_t left = chunks->held - length, line = length - has_newline;
-    if (!next || !reserve(next, left)) {
-        if (next) chunks_give_back(chunks, next);
-        return false;
-    }
-    if (left > 0) memcpy(next->bytes, chunk->bytes + length, left);
-    chunk->offset = chunks->offset;
-    chunk->length = length;
-    if (!has_newline) chunk->bytes[length] = '\0';
-    chunk->skipped = 0;
-    if (chunks->skipped) {
-        char last = line > 0 ? chunk->bytes[line - 1] : chunks->last_skipped;
-        chunk->skipped = chunks->skipped + line - (has_newline && last == '\r');
-        chunk->length = 0;
-    }
-    chunks->offset += chunks->skipped + length;
-    chunks->skipped = 0;
-    chunks->filling = next;
-    chunks->held = left;
-    /* After a line that was too long, whole lines may come. */
-    chunks->searched = chunk->skipped ? 0 : left;
-    return true;
-}
-
-/* Reads one more chunk. */
-static int fill(struct chunks *chunks, struct chunk **filled) {
-    if (!chunks->filling) chunks->filling = new_chunk(chunks);
-    if (!chunks->filling) return errno = ENOMEM, LINES_FAILED;
-    struct chunk *chunk = *filled = chunks->filling;
-    for (;;) {
-        const char *fresh = chunk->bytes + chunks->searched, *newline = NULL;
-        size_t length = chunks->held - chunks->searched;
-        if (length > 0)
-            newline = chunks->skipped ? memchr(fresh, '\n', length) : memrchr(fresh, '\n', length);
-        if (newline) {
-            if (end_chunk(chunks, (size_t)(newline + 1 - chunk->bytes), true)) return LINES_MORE;
-            return errno = ENOMEM, LINES_FAILED;
-        }
-        /* One byte of grace: the "\r" of a CRLF is not part of the line. */
-        if (chunks->held > chunks->look->max_line + 1 || (chunks->skipped && chunks->held > 0)) {
-            chunks->last_skipped = chunk->bytes[chunks->held - 1];
-            chunks->skipped += chunks->held;
-            chunks->held = 0;
-        }
-        chunks->searched = chunks->held;
-        if (!make_room(chunks)) return errno = ENOMEM, LINES_FAILED;
-        ptrdiff_t n =
-            lines_read(chunks->fd, chunk->bytes + chunks->held, chunk->capacity - chunks->held);
-        if (n < 0) return LINES_FAILED;
-        if (n == 0 && chunks->held + chunks->skipped == 0) return LINES_END;
-        if (n == 0) {
-            if (end_chunk(chunks, chunks->held, false)) return LINES_MORE;
-            return errno = ENOMEM, LINES_FAILED;
-        }
-        chunks->held += (size_t)n;
-    }
-}
-
-/* Has a chunk scanned, now or by whoever has time. */
+/* Has a chunk read and scanned, now or by whoever has time. */
 static void begin(struct chunks *chunks, struct chunk *chunk) {
-    chunk->next = NULL;
     if (chunks->first) {
         chunks->last->next = chunk;
     } else {
@@ -289,11 +392,12 @@ static void begin(struct chunks *chunks, struct chunk *chunk) {
     }
     chunks->last = chunk;
     chunks->in_flight++;
+    if (!chunk->is_read) chunk->turn = chunks->turns++;
     chunk->is_pooled = chunks->reads_ahead;
     if (chunk->is_pooled) {
         pool_submit(&chunk->task);
     } else {
-        scan(&chunk->task);
+        read_and_scan(&chunk->task);
     }
 }
 
@@ -302,14 +406,17 @@ static void begin(struct chunks *chunks, struct chunk *chunk) {
 static bool split(struct chunks *chunks, struct chunk *chunk) {
     struct chunk *rest = new_chunk(chunks), *others = chunks->first, *last = chunks->last;
     size_t left = chunk->length - chunk->scanned;
-    if (!rest || !reserve(rest, left)) {
+    if (!rest || !reserve(&rest->bytes, &rest->capacity, left)) {
         if (rest) chunks_give_back(chunks, rest);
         return false;
     }
     memcpy(rest->bytes, chunk->bytes + chunk->scanned, left);
+    rest->bytes[left] = '\0';
     rest->length = left;
     rest->offset = chunk->offset + chunk->scanned;
     rest->skipped = 0;
+    rest->result = LINES_MORE;
+    rest->is_read = true;
     chunk->length = chunk->scanned;
     chunks->first = NULL;
     begin(chunks, rest);
@@ -318,29 +425,59 @@ static bool split(struct chunks *chunks, struct chunk *chunk) {
     return true;
 }
 
-int chunks_next(struct chunks *chunks, struct chunk **chunk) {
+/* After a chunk that could not be read as it was expected: from its beginning on, the file is read
+ * from the front, which meets what is the matter where it is. */
+static void start_again(struct chunks *chunks, const struct chunk *chunk) {
+    drop(chunks);
+    chunks->offset = chunk->offset;
+    chunks->held = chunks->searched = 0;
+    chunks->skipped = 0;
+    chunks->end = LINES_MORE;
+    chunks->reads_ahead = false;
+}
+
+/* The oldest chunk in flight when it is ready; NULL when there is no memory for any. */
+static struct chunk *take_oldest(struct chunks *chunks) {
     int most = chunks->reads_ahead ? pool_threads() + 1 : 1;
-    while (chunks->in_flight < most && !chunks->has_ended && !chunks->error) {
-        struct chunk *filled;
-        int result = fill(chunks, &filled);
-        if (result == LINES_MORE) begin(chunks, filled);
-        chunks->has_ended = result == LINES_END;
-        if (result == LINES_FAILED) chunks->error = errno;
+    while (chunks->in_flight < most) {
+        struct chunk *chunk = new_chunk(chunks);
+        if (!chunk) break;
+        begin(chunks, chunk);
     }
-    struct chunk *oldest = *chunk = chunks->first;
-    if (!oldest) {
-        if (chunks->has_ended) return LINES_END;
-        errno = chunks->error;
-        chunks->error = 0; /* whoever goes on nevertheless reads on */
-        return LINES_FAILED;
-    }
+    struct chunk *oldest = chunks->first;
+    if (!oldest) return NULL;
+    if (oldest->is_pooled) pool_wait(&oldest->task);
     chunks->first = oldest->next;
     chunks->in_flight--;
-    if (oldest->is_pooled) pool_wait(&oldest->task);
-    if (!oldest->error && oldest->scanned < oldest->length && !split(chunks, oldest))
-        oldest->error = ENOMEM;
-    if (!oldest->error) return LINES_MORE;
-    errno = oldest->error;
-    chunks_give_back(chunks, oldest);
-    return LINES_FAILED;
+    return oldest;
+}
+
+int chunks_next(struct chunks *chunks, struct chunk **chunk) {
+    for (;;) {
+        /* Only what is in flight may be reading. */
+        if (!chunks->first && chunks->end == LINES_END) return LINES_END;
+        struct chunk *oldest = *chunk = take_oldest(chunks);
+        if (!oldest) return errno = ENOMEM, LINES_FAILED;
+        if (oldest->result == LINES_MORE && !oldest->is_read) {
+            start_again(chunks, oldest);
+            chunks_give_back(chunks, oldest);
+            continue;
+        }
+        bool is_good = oldest->result == LINES_MORE;
+        if (is_good && (oldest->scanned == oldest->length || split(chunks, oldest)))
+            return LINES_MORE;
+        int result = is_good ? LINES_FAILED : oldest->result;
+        int error = is_good ? ENOMEM : oldest->error;
+        if (oldest->is_read) {
+            chunks->failed_at = oldest->offset;
+        } else {
+            drop(chunks);
+            chunks->failed_at = chunks->offset + chunks->held;
+            /* Whoever goes on after a failure reads on. */
+            if (result == LINES_FAILED) chunks->end = LINES_MORE;
+        }
+        chunks_give_back(chunks, oldest);
+        errno = error;
+        return result;
+    }
 }

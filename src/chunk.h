@@ -1,14 +1,19 @@
 /* The lines of a file in chunks, each line checked and looked into by a plan.
  *
- * Lua's thread reads the chunks, in order and with read(2), so that pipes work; the pool scans
- * them, a few at a time; they are handed out in the order of the file. A chunk holds whole lines:
- * JSONL_BLOCK bytes, or one line that is longer. */
+ * A chunk holds whole lines: JSONL_BLOCK bytes, or one line that is longer. Where a chunk ends is
+ * known when the one before it has found its last newline, and no sooner, so tasks take turns at
+ * that. Of a regular file this is little: a task reads the end of its block first, lets the next
+ * one go on from the last newline there, and then reads what is before that and scans it all. Pipes
+ * and short files are read from one end to the other, by Lua's thread. Chunks are handed out in the
+ * order of the file. */
 #ifndef OBATCH_CHUNK_H
 #define OBATCH_CHUNK_H
 
 #include "json.h"
 #include "lines.h"
 #include "pool.h"
+
+#include <pthread.h>
 
 /* What is looked for. */
 struct chunk_field {
@@ -53,7 +58,9 @@ struct chunk_line {
 
 struct chunk {
     struct pool_task task;
-    struct chunk *next; /* of those in flight, or idle */
+    struct chunk *next;    /* of those in flight, or idle */
+    struct chunks *source; /* while it is in flight */
+    uint64_t turn;         /* when it is to be read */
     const struct chunk_plan *look;
     char *bytes; /* a newline or a NUL is behind each line */
     size_t capacity, length;
@@ -64,8 +71,11 @@ struct chunk {
     struct chunk_span *spans;
     char *scratch;
     size_t line_count, line_room, span_count, span_room, scratch_room;
-    int error; /* ENOMEM: it could not be scanned */
+    size_t gap, gap_length; /* of the bytes: what is read when the next one may begin */
+    int result;             /* LINES_MORE, or why there is nothing in it */
+    int error;              /* of LINES_FAILED */
     bool is_pooled;
+    bool is_read;
     struct json_forms forms; /* of its lines, from one use of the chunk to the next */
     struct json_node nodes[];
 };
@@ -73,18 +83,30 @@ struct chunk {
 /* A file that is read. Zeroed and with fd = -1 it is closed. */
 struct chunks {
     int fd;
+    bool is_regular;  /* it is read by position */
+    bool reads_ahead; /* by the pool */
     const struct chunk_plan *look;
-    bool reads_ahead;
-    struct chunk *filling; /* with the beginning of a line in it: */
-    size_t held, searched; /* so many bytes, of which these have no newline */
-    uint64_t skipped;      /* of the same line before them, when it is too long */
-    char last_skipped;
-    uint64_t offset;            /* of the line in the file */
+    uint64_t size;      /* of a regular file when it was opened */
+    uint64_t failed_at; /* after LINES_FAILED: the byte in the file */
+
     struct chunk *first, *last; /* in flight, the oldest first */
     int in_flight;
-    bool has_ended;
-    int error; /* met while reading ahead */
+    uint64_t turns; /* given out */
     struct chunk *idle;
+
+    pthread_mutex_t mutex; /* of the next two */
+    pthread_cond_t passed;
+    uint64_t turn; /* whose it is */
+    bool is_dropped;
+
+    /* Of the task whose turn it is. */
+    char *rest;            /* the beginning of the next chunk: */
+    size_t rest_capacity;  /* so large, */
+    size_t held, searched; /* with so many bytes, of which these have no newline */
+    uint64_t skipped;      /* of the same line before them, when it is too long */
+    uint64_t offset;       /* of the line in the file */
+    char last_skipped;
+    int end; /* LINES_MORE until reading ended or failed */
 };
 
 /* 0 or an errno. The plan is the caller's and must outlive the chunks. */

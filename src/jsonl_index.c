@@ -234,10 +234,14 @@ static struct index *new_index(lua_State *L) {
     return index;
 }
 
-int jsonl_index_begin(lua_State *L, int fd) {
-    struct index *index = new_index(L);
+/* Takes a file to read ids and lines from. 0 or an errno. */
+static int open_file(struct index *index, int fd) {
     index->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     return index->fd < 0 || fstat(fd, &index->status) != 0 ? errno : 0;
+}
+
+int jsonl_index_begin(lua_State *L, int fd) {
+    return open_file(new_index(L), fd);
 }
 
 int jsonl_index_add(lua_State *L, int at, const struct chunk *chunk, size_t field) {
@@ -264,9 +268,8 @@ int jsonl_index(lua_State *L) {
     struct chunks chunks;
     int error = chunks_open(&chunks, path, &look);
     if (error) return obatch_fail_errno(L, path, error);
-    index->fd = chunks.fd; /* to read ids and lines */
-    error = fstat(index->fd, &index->status) != 0 ? errno : build(index, &chunks);
-    chunks.fd = -1;
+    error = open_file(index, chunks.fd);
+    if (!error) error = build(index, &chunks);
     chunks_close(&chunks);
     lua_settop(L, 1);
     if (error) {

@@ -465,7 +465,7 @@ static bool next_chunk(lua_State *L, struct scanner *scanner) {
     struct chunk *chunk;
     int result = chunks_next(&scanner->chunks, &chunk);
     if (result == LINES_FAILED)
-        jsonl_raise(L, path_of(L, 1), errno, scanner->chunks.offset + scanner->chunks.held);
+        jsonl_raise(L, path_of(L, 1), errno, scanner->chunks.failed_at);
     if (result == LINES_END) {
         scanner->is_whole = true;
         close_chunks(L, 1, scanner);
