@@ -182,7 +182,6 @@ int luaopen_obatch_jsonl(lua_State *L) {
     jsonl_open_writer(L);
     jsonl_open_image(L);
     luaL_newlib(L, functions);
-    jsonl_push_write(L);
-    lua_setfield(L, -2, "write");
+    jsonl_push_lines(L);
     return 1;
 }

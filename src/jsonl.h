@@ -41,7 +41,7 @@ int jsonl_scan(lua_State *L);
 int jsonl_index(lua_State *L);
 int jsonl_create(lua_State *L);
 int jsonl_image(lua_State *L);
-void jsonl_push_write(lua_State *L);
+void jsonl_push_lines(lua_State *L); /* into the table of the module, which is on top */
 void jsonl_open_scan(lua_State *L);
 void jsonl_open_index(lua_State *L);
 void jsonl_open_writer(lua_State *L);

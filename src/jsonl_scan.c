@@ -357,34 +357,33 @@ static void widen(lua_State *L, FILE *file) {
     if (fflush(file) == 0) setvbuf(file, buffer, _IOFBF, WRITE_BUFFER);
 }
 
-/* The bytes of the line of the record at stack index 2 (or its `text`, when somebody has set that),
- * which live as long as the record; NULL when there is no record with a text. Upvalues: see
- * jsonl_write. */
-static const char *line_of(lua_State *L, size_t *length) {
+/* The bytes of the line of the record that is an argument (or its `text`, when somebody has set
+ * that), which live as long as the record; NULL when there is no record with a text. Upvalues: see
+ * jsonl_push_lines. */
+static const char *line_of(lua_State *L, int record, size_t *length) {
     *length = 0;
-    if (!lua_istable(L, 2)) return NULL;
+    if (!lua_istable(L, record)) return NULL;
     lua_pushvalue(L, lua_upvalueindex(2));
-    if (lua_rawget(L, 2) != LUA_TNIL) return lua_tolstring(L, -1, length);
-    if (!lua_getmetatable(L, 2)) return NULL;
+    if (lua_rawget(L, record) != LUA_TNIL) return lua_tolstring(L, -1, length);
+    if (!lua_getmetatable(L, record)) return NULL;
     lua_pushvalue(L, lua_upvalueindex(3));
     lua_rawget(L, -2);
     if (lua_tocfunction(L, -1) != record_index || !lua_getupvalue(L, -1, 1)) return NULL;
     const struct box *box = lua_touserdata(L, -1);
-    const struct chunk_line *line = box ? find_line(L, 2, box) : NULL;
+    const struct chunk_line *line = box ? find_line(L, record, box) : NULL;
     if (!line || line->kind == CHUNK_TOO_LONG) return NULL;
     *length = (size_t)line->length;
     return box->chunk->bytes + line->at;
 }
 
-/* write(file, record) -> true. The line's own bytes and a newline, without a Lua string between.
- * Upvalues: the metatable of files, "text", "__index". */
+/* write(file, record) -> true. The line's own bytes and a newline, without a Lua string between. */
 static int jsonl_write(lua_State *L) {
     const luaL_Stream *stream = lua_touserdata(L, 1);
     if (!stream || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(1)))
         stream = luaL_checkudata(L, 1, LUA_FILEHANDLE);
     lua_settop(L, 2);
     size_t length;
-    const char *line = line_of(L, &length);
+    const char *line = line_of(L, 2, &length);
     luaL_argcheck(L, stream->closef, 1, "the file is closed");
     luaL_argcheck(L, line, 2, "a record with a text expected");
     FILE *file = stream->f; /* nobody else's: no need to lock it */
@@ -395,11 +394,52 @@ static int jsonl_write(lua_State *L) {
     return obatch_fail_errno(L, "write", error);
 }
 
-void jsonl_push_write(lua_State *L) {
+/* find(record, text [, from]) -> first, last | nil: string.find(record.text, text, from, true), and
+ * the line does not become a Lua string. */
+static int jsonl_find(lua_State *L) {
+    size_t length, size;
+    const char *text = luaL_checklstring(L, 2, &size);
+    lua_Integer from = luaL_optinteger(L, 3, 1);
+    luaL_argcheck(L, size > 0, 2, "empty");
+    luaL_argcheck(L, from >= 1, 3, "positions begin with 1");
+    lua_settop(L, 2);
+    const char *line = line_of(L, 1, &length);
+    luaL_argcheck(L, line, 1, "a record with a text expected");
+    for (size_t at = (size_t)from - 1; at < length && length - at >= size; at++) {
+        const char *begin = memchr(line + at, text[0], length - at - size + 1);
+        if (!begin) break;
+        at = (size_t)(begin - line);
+        if (memcmp(begin, text, size) != 0) continue;
+        lua_pushinteger(L, (lua_Integer)at + 1);
+        lua_pushinteger(L, (lua_Integer)at + (lua_Integer)size);
+        return 2;
+    }
+    return lua_pushnil(L), 1;
+}
+
+/* sub(record, first, last) -> string.sub(record.text, first, last), positions from 1. */
+static int jsonl_sub(lua_State *L) {
+    size_t length;
+    lua_Integer first = luaL_checkinteger(L, 2), last = luaL_checkinteger(L, 3);
+    luaL_argcheck(L, first >= 1, 2, "positions begin with 1");
+    lua_settop(L, 1);
+    const char *line = line_of(L, 1, &length);
+    luaL_argcheck(L, line, 1, "a record with a text expected");
+    if (last > (lua_Integer)length) last = (lua_Integer)length;
+    if (first > last) return lua_pushliteral(L, ""), 1;
+    lua_pushlstring(L, line + first - 1, (size_t)(last - first) + 1);
+    return 1;
+}
+
+/* Adds the functions that take a line where it stands to the module, which is on top. Upvalues: the
+ * metatable of files, "text", "__index". */
+void jsonl_push_lines(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"find", jsonl_find}, {"sub", jsonl_sub}, {"write", jsonl_write}, {NULL, NULL}};
     luaL_getmetatable(L, LUA_FILEHANDLE);
     lua_pushliteral(L, "text");
     lua_pushliteral(L, "__index");
-    lua_pushcclosure(L, jsonl_write, 3);
+    luaL_setfuncs(L, functions, 3);
 }
 
 /* ---- the scanner ---- */

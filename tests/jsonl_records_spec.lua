@@ -111,6 +111,41 @@ describe("a record of jsonl.scan", function()
     end
   end)
 
+  it("finds and cuts in a record's line as in a string", function()
+    local line = '{"a": "abab_url_url", "b": [1, 2]}'
+    local dir <close> = file_with(("%s\r\n%s\n"):format(line, ("x"):rep(90)))
+    for record in assert(jsonl.scan(dir.file, {}, { max_line = 80 })) do
+      if record.number == 2 then
+        assert.has_error(function() jsonl.find(record, "x") end) -- it is not there
+        assert.has_error(function() jsonl.sub(record, 1, 2) end)
+      else
+        for from = 1, #line + 3 do
+          for to = math.max(0, from - 2), #line + 3 do
+            assert.equal(line:sub(from, to), jsonl.sub(record, from, to))
+            local wanted = line:sub(from, to)
+            if wanted ~= "" and #wanted < 9 then
+              for start = 1, #line + 2 do
+                assert.same({ line:find(wanted, start, true) }, { jsonl.find(record, wanted, start) })
+              end
+            end
+          end
+        end
+        assert.is_nil(jsonl.find(record, "]}\r"))
+        assert.is_nil(jsonl.find(record, "}", math.maxinteger))
+        assert.equal(line, jsonl.sub(record, 1, math.maxinteger))
+        assert.equal("", jsonl.sub(record, math.maxinteger, math.maxinteger))
+        for _, bad in ipairs { { "", 1 }, { "a", 0 }, { nil, 1 } } do
+          assert.has_error(function() jsonl.find(record, bad[1], bad[2]) end)
+        end
+        assert.has_error(function() jsonl.sub(record, 0, 1) end)
+        record.text = "mine"
+        assert.same({ 2, 3 }, { jsonl.find(record, "in") })
+      end
+    end
+    assert.has_error(function() jsonl.find({}, "x") end)
+    assert.has_error(function() jsonl.sub("x", 1, 1) end)
+  end)
+
   it("writes between what others write to the file, and leaves it closed by the collector whole", function()
     local dir <close> = file_with(('{"pad": "%s"}\n'):format(("x"):rep(3000)):rep(100))
     local out, expected = assert(io.open(dir.path .. "/out", "wb")), {}

@@ -15,7 +15,7 @@ describe("request.find_limit", function()
     for _, name in ipairs { "max_tokens", "max_completion_tokens", "max_output_tokens" } do
       for _, body in ipairs { '{"%s":77,"a":1}', '{"a":"x" , "%s" : 77 }', '{"tool_tokens":1,"%s":77}',
         '{"a":"\\"%s\\":5,","%s":77}' } do
-        assert.equal(77, request.find_limit(body:gsub("%%s", name)), body)
+        assert.equal(77, request.find_limit((body:gsub("%%s", name))), body)
       end
     end
   end)

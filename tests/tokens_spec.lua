@@ -1,5 +1,6 @@
 local image_bytes = require "image_bytes"
 local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
 local prices = require "obatch.prices"
 local request = require "obatch.request"
 local support = require "support"
@@ -129,6 +130,17 @@ describe("tokens.request", function()
     return "data:image/png;base64," .. io.popen("base64 -w0 " .. dir.path .. "/x"):read "a"
   end
 
+  --- tokens.request of a line, which is the same for its record.
+  local function request_of(line, model)
+    local tokens_in, tokens_out = tokens.request(line, model)
+    support.write(dir.path .. "/line", line .. "\n")
+    for record in assert(jsonl.scan(dir.path .. "/line", {})) do
+      assert.same({ tokens_in, tokens_out }, { tokens.request(record, model) }, line)
+      assert.is_nil(rawget(record, "text"))
+    end
+    return tokens_in, tokens_out
+  end
+
   --- A line like those of upload; `more` bytes are what it has beside its pictures.
   local function line_of(pictures, settings)
     local what = { custom_id = "a", model = "gpt-4o", endpoint = "/v1/chat/completions", prompt = "Transcribe." }
@@ -147,21 +159,21 @@ describe("tokens.request", function()
 
   it("counts a text at 4 bytes a token", function()
     local line = line_of({}, { prompt = ("word"):rep(1000) })
-    assert.equal((#line + 3) // 4, (tokens.request(line)))
-    assert.equal(0, (tokens.request ""))
+    assert.equal((#line + 3) // 4, (request_of(line)))
+    assert.equal(0, (request_of ""))
   end)
 
   it("takes embedded pictures out, and counts them by their sides, model and detail", function()
     local line, rest = line_of { url(PNG), url(JPEG) }
-    assert.equal(rest + 765 + 425, (tokens.request(line)))
-    assert.equal(rest + 1024 + 304, (tokens.request(line, "gpt-5.2")))
+    assert.equal(rest + 765 + 425, (request_of(line)))
+    assert.equal(rest + 1024 + 304, (request_of(line, "gpt-5.2")))
     for _, endpoint in ipairs { "/v1/chat/completions", "/v1/responses" } do
       line, rest = line_of({ url(PNG) }, { detail = "low", endpoint = endpoint })
-      assert.equal(rest + 85, (tokens.request(line)), endpoint)
+      assert.equal(rest + 85, (request_of(line)), endpoint)
       -- As others write it: behind the picture, with spaces.
       local moved, count = line:gsub('"detail":"low",("[%l_]+":"data:.-")', '%1,  "detail" : "low"')
       assert.equal(1, count)
-      assert.equal(rest + 86, (tokens.request(moved)), endpoint)
+      assert.equal(rest + 86, (request_of(moved)), endpoint)
     end
   end)
 
@@ -170,47 +182,47 @@ describe("tokens.request", function()
     local escaped, count = line:gsub(";base64,[^\"]*", function(picture) return (picture:gsub("/", "\\/")) end)
     assert.equal(1, count)
     assert.is_truthy(escaped:find(";base64,\\/9j\\/", 1, true))
-    assert.equal(rest + 425, (tokens.request(escaped)))
+    assert.equal(rest + 425, (request_of(escaped)))
   end)
 
   it("counts what it cannot see as a usual page", function()
     local other = "data:application/pdf;base64,JVBERi0xLjcKJeLjz9MK"
     local line, rest = line_of { other }
-    assert.equal(rest + tokens.PICTURE, (tokens.request(line)))
+    assert.equal(rest + tokens.PICTURE, (request_of(line)))
     line, rest = line_of({ url(PNG) }, { model = "no-such-model" })
-    assert.equal(rest + tokens.PICTURE, (tokens.request(line)))
+    assert.equal(rest + tokens.PICTURE, (request_of(line)))
     line = line_of { "https://example.org/a.png", "https://example.org/b.png" }
-    assert.equal((#line + 3) // 4 + 2 * tokens.PICTURE, (tokens.request(line)))
+    assert.equal((#line + 3) // 4 + 2 * tokens.PICTURE, (request_of(line)))
     line = '{"url":"/v1/responses","body":{"input":[{"content":[{"type" : "input_image", "file_id":"f"}]}]}}'
-    assert.equal((#line + 3) // 4 + tokens.PICTURE, (tokens.request(line)))
+    assert.equal((#line + 3) // 4 + tokens.PICTURE, (request_of(line)))
     line, rest = line_of { url(PNG), "https://example.org/a.png" }
-    assert.equal(rest + 765 + tokens.PICTURE, (tokens.request(line)))
+    assert.equal(rest + 765 + tokens.PICTURE, (request_of(line)))
   end)
 
   it("takes no text for a picture", function()
     for _, prompt in ipairs { "see data:image/png;base64,iVBORw0KGgo", ";base64,", ("a;base64,"):rep(50),
       'the field "image_url" and the "input_image" of a request' } do
       local line = line_of({}, { prompt = prompt })
-      assert.equal((#line + 3) // 4, (tokens.request(line)), prompt)
+      assert.equal((#line + 3) // 4, (request_of(line)), prompt)
     end
-    assert.equal(7, (tokens.request '{"a":"data:;base64,iVBORw0')) -- no JSON: never closed
+    assert.equal(7, (request_of '{"a":"data:;base64,iVBORw0')) -- no JSON: never closed
   end)
 
   it("does not count the escapes of a text as if they were letters", function()
     local letters = ("\u{0416}"):rep(3000) -- 2 bytes each in UTF-8, 6 as an escape
-    local plain = tokens.request(line_of({}, { prompt = letters }))
-    local escaped = tokens.request((line_of({}, { prompt = letters }):gsub("\u{0416}", "\\u0416")))
-    assert.equal(1500, plain - tokens.request(line_of({}, { prompt = "" })))
-    local counted = escaped - tokens.request(line_of({}, { prompt = "" }))
+    local plain = request_of(line_of({}, { prompt = letters }))
+    local escaped = request_of((line_of({}, { prompt = letters }):gsub("\u{0416}", "\\u0416")))
+    assert.equal(1500, plain - request_of(line_of({}, { prompt = "" })))
+    local counted = escaped - request_of(line_of({}, { prompt = "" }))
     assert.is_true(counted > 2200 and counted < 2300, counted) -- half of 6 bytes
   end)
 
   it("gives the limit of the answer that the line names, or none", function()
     local line = line_of({ url(PNG) }, { max_tokens = 500 })
-    assert.equal(500, select(2, tokens.request(line)))
+    assert.equal(500, select(2, request_of(line)))
     line = line_of({ url(PNG) }, { max_tokens = 77, endpoint = "/v1/responses" })
-    assert.equal(77, select(2, tokens.request(line)))
-    assert.is_nil(select(2, tokens.request(line_of { url(PNG) })))
+    assert.equal(77, select(2, request_of(line)))
+    assert.is_nil(select(2, request_of(line_of { url(PNG) })))
   end)
 
   it("never raises on pictures that lie", function()
@@ -223,7 +235,7 @@ describe("tokens.request", function()
           ("Aa/=9+\\"):byte(math.random(7)) end
         for i, byte in ipairs(picture) do picture[i] = string.char(byte) end
         local line = '{"url":"' .. table.concat(picture):sub(1, math.random(#picture)) .. '"}'
-        assert.equal("integer", math.type((tokens.request(line, "gpt-4o"))))
+        assert.equal("integer", math.type((request_of(line, "gpt-4o"))))
       end
     end
   end)

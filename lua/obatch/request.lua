@@ -99,18 +99,27 @@ function request.raised_limit(line, limit, used, rule)
   if raised > (limit or 0) then return raised end
 end
 
+--- Bytes behind the name of a limit in which its value is looked for.
+local MAX_VALUE = 100
+
 --- The token limit in a line, or in what is left of one when its pictures are taken out, found without
 --- reading it as JSON: for estimates.
----@param line string
+---@param line any   what find and sub take
+---@param find? fun(line: any, text: string, from: integer, plain: true): integer?, integer?  string.find; or jsonl.find
+---@param sub? fun(line: any, first: integer, last: integer): string                         the same
 ---@return integer|nil limit
-function request.find_limit(line)
+function request.find_limit(line, find, sub)
+  find, sub = find or string.find, sub or string.sub
   local position = 1
   while true do
-    local first, last = line:find('_tokens"', position, true) -- what begins with a rare letter is found soon
+    local first, last = find(line, '_tokens"', position, true) -- what begins with a rare letter is found soon
     if not first then return nil end
-    local name = line:sub(math.max(1, first - 24), last - 1):match '"([%l_]+)$'
-    local value = line:match("^%s*:%s*(%d+)%s*[,}]", last + 1) -- inside a text, the quote would be escaped
-    if value and IS_LIMIT[name] then return math.tointeger(tonumber(value)) end
+    local name = sub(line, math.max(1, first - 24), last - 1):match '"([%l_]+)$'
+    if IS_LIMIT[name] then
+      -- Inside a text, the quote before it would be escaped.
+      local value = sub(line, last + 1, last + MAX_VALUE):match "^%s*:%s*(%d+)%s*[,}]"
+      if value then return math.tointeger(tonumber(value)) end
+    end
     position = last
   end
 end

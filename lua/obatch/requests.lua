@@ -117,7 +117,7 @@ local function read(self, max_requests, max_bytes, first_line)
         local group, number = group_of(self, by_key, record.url, record.model)
         count(group, record.length + 1, max_requests, max_bytes)
         ordinal = ordinal + 1
-        local tokens_in, limit = tokens.request(record.text, record.model)
+        local tokens_in, limit = tokens.request(record, record.model)
         self.takes[ordinal], self.limits[ordinal] = tokens_in << GROUP_BITS | number, limit
       end
     end

@@ -3,6 +3,7 @@
 
 local image = require "obatch.image"
 local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
 local request = require "obatch.request"
 local text = require "obatch.text"
 
@@ -173,56 +174,69 @@ local MAX_HEADER = 1000000
 
 --- read(position, count) over the base64 digits that stand in `line` from `first` to `last`, as image.size
 --- wants it: only what is asked for is decoded.
-local function base64_reader(line, first, last)
+local function base64_reader(line, sub, first, last)
   last = math.min(last, first + MAX_HEADER)
-  if line:sub(first, math.min(last, first + NEAR)):find("\\", 1, true) then -- some encoders write "\/"
-    line = line:sub(first, last):gsub("\\", "")
+  if sub(line, first, math.min(last, first + NEAR)):find("\\", 1, true) then -- some encoders write "\/"
+    line, sub = sub(line, first, last):gsub("\\", ""), string.sub
     first, last = 1, #line
   end
   return function(position, count)
     local skipped, start = (position - 1) % 3, first + (position - 1) // 3 * 4
     local groups = (skipped + math.max(count, STEP) + 2) // 3
-    local bytes = line:sub(start, math.min(start + groups * 4 - 1, last)):gsub("....", GROUPS)
+    local bytes = sub(line, start, math.min(start + groups * 4 - 1, last)):gsub("....", GROUPS)
     return bytes:sub(skipped + 1)
   end
 end
 
 --- The detail that a request asks for a picture: it stands beside the picture, before or after it.
-local function detail_of(line, first, last)
-  local around = line:sub(math.max(1, first - NEAR), first - 1) .. line:sub(last + 1, last + NEAR)
-  if not around:find('"detail"', 1, true) then return nil end
-  local before = line:sub(math.max(1, first - NEAR), first - 1):match("^.*{(.*)") or ""
-  local after = line:sub(last + 1, last + NEAR):match("^[^}]*")
-  local detail = (before .. "\0" .. after):match('"detail"%s*:%s*"(%a+)"')
+local function detail_of(line, sub, first, last)
+  local before, after = sub(line, math.max(1, first - NEAR), first - 1), sub(line, last + 1, last + NEAR)
+  if not (before .. after):find('"detail"', 1, true) then return nil end
+  local beside = (before:match("^.*{(.*)") or "") .. "\0" .. after:match("^[^}]*")
+  local detail = beside:match('"detail"%s*:%s*"(%a+)"')
   return DETAILS[detail] and detail or nil
 end
 
 --- Bytes of a line without its pictures, where an escape (\u00e9) counts as what it stands for takes at
 --- most in UTF-8: half as much. How many there are is judged by the first ones.
-local function bytes_of(rest)
-  local first = rest:find("\\u", 1, true)
-  if not first then return #rest end
-  local sample = rest:sub(first, first + 599)
+local function bytes_of(rest, find, sub, length)
+  local first = find(rest, "\\u", 1, true)
+  if not first then return length end
+  local sample = sub(rest, first, first + 599)
   local _, escapes = sample:gsub("\\u%x%x%x%x", "")
-  return #rest - (#rest - first + 1) * 3 * escapes // #sample
+  return length - (length - first + 1) * 3 * escapes // #sample
 end
 
 --- Whether an address of embedded data, with a type or without one, ends before a position; not before `from`.
-local function is_data(line, from, position)
-  local function ends(bytes) return line:sub(math.max(from, position - bytes), position - 1):find '"data:[%w/+.-]*$' end
+local function is_data(line, sub, from, position)
+  local function ends(bytes)
+    return sub(line, math.max(from, position - bytes), position - 1):find '"data:[%w/+.-]*$'
+  end
   return ends(USUAL) or ends(NEAR)
 end
 
+--- What the values "image_url" and "input_image" are made of: the end begins with a rare letter, so it is found soon.
+local PICTURE_KINDS = { ['"image'] = '_url"', ['"input'] = '_image"' }
+
+--- Whether a name ends before a position: a colon follows, after white space.
+local function is_name(line, sub, position)
+  while true do
+    local next_bytes = sub(line, position, position + 15)
+    if not next_bytes:find "^%s+$" then return next_bytes:find "^%s*:" ~= nil end
+    position = position + 16
+  end
+end
+
 --- How many parts of the conversation in a line are pictures, embedded or not.
-local function pictures_in(rest)
+local function pictures_in(rest, find, sub)
   local count = 0
-  for before, ending in pairs { ['"image'] = '_url"', ['"input'] = '_image"' } do -- "image_url" and "input_image"
-    local first, last = rest:find(ending, 1, true)
+  for before, ending in pairs(PICTURE_KINDS) do
+    local first, last = find(rest, ending, 1, true)
     while first do
       -- The first is also the name of a field.
-      local is_kind = first > #before and rest:sub(first - #before, first - 1) == before
-      if is_kind and not rest:find("^%s*:", last + 1) then count = count + 1 end
-      first, last = rest:find(ending, last + 1, true)
+      local is_kind = first > #before and sub(rest, first - #before, first - 1) == before
+      if is_kind and not is_name(rest, sub, last + 1) then count = count + 1 end
+      first, last = find(rest, ending, last + 1, true)
     end
   end
   return count
@@ -231,37 +245,46 @@ end
 --- About how many tokens a request line (JSON text) takes. The line is not decoded: its text counts 4 bytes a token,
 --- each embedded picture by its sides as the model counts them, all else that is embedded or named by an address as
 --- tokens.PICTURE.
----@param line string
+---@param line string|obatch.jsonl.Record  of a record, no Lua string is made
 ---@param model? string  nil: the line's own
 ---@return integer tokens_in
 ---@return integer|nil tokens_out  the limit that it names
 function tokens.request(line, model)
-  local pieces, pictures, from, position = {}, {}, 1, 1
+  local is_string = type(line) == "string"
+  local find, sub = is_string and string.find or jsonl.find, is_string and string.sub or jsonl.sub
+  local pieces, pictures, from, position = nil, nil, 1, 1
   while true do
-    local first, last = line:find(";base64,", position, true)
+    local first, last = find(line, ";base64,", position, true)
     if not first then break end
     position = last + 1
-    local stop = is_data(line, from, first) and line:find('"', position, true)
+    local stop = is_data(line, sub, from, first) and find(line, '"', position, true)
     if stop then
       local width, height
-      if BEGINNINGS[line:sub(position, position + 3)] or line:sub(position, position + 3):find("\\", 1, true) then
-        width, height = image.size(base64_reader(line, position, stop - 1))
+      local beginning = sub(line, position, position + 3)
+      if BEGINNINGS[beginning] or beginning:find("\\", 1, true) then
+        width, height = image.size(base64_reader(line, sub, position, stop - 1))
       end
-      pictures[#pictures + 1] = { width = width, height = height, detail = detail_of(line, first, stop) }
-      pieces[#pieces + 1] = line:sub(from, last)
+      pieces, pictures = pieces or {}, pictures or {}
+      pictures[#pictures + 1] = { width = width, height = height, detail = detail_of(line, sub, first, stop) }
+      pieces[#pieces + 1] = sub(line, from, last)
       from, position = stop, stop
     end
   end
-  local rest = from == 1 and line or table.concat(pieces) .. line:sub(from)
+  local rest, length = line, is_string and #line or line.length
+  if pictures then
+    rest = table.concat(pieces) .. sub(line, from, length)
+    find, sub, length = string.find, string.sub, #rest
+    model = model or json.get(rest, "/body/model")
+  end
 
-  local count = (bytes_of(rest) + 3) // 4
-  if #pictures > 0 then model = model or json.get(rest, "/body/model") end
-  for _, picture in ipairs(pictures) do
+  local count, others = (bytes_of(rest, find, sub, length) + 3) // 4, pictures_in(rest, find, sub)
+  local limit = request.find_limit(rest, find, sub)
+  for _, picture in ipairs(pictures or {}) do
     local known = picture.width and type(model) == "string"
     count = count + (known and tokens.image(model, picture.detail, picture.width, picture.height) or tokens.PICTURE)
+    others = others - 1
   end
-  local others = math.max(0, pictures_in(rest) - #pictures)
-  return count + others * tokens.PICTURE, request.find_limit(rest)
+  return count + math.max(0, others) * tokens.PICTURE, limit
 end
 
 -- ---------------------------------------------------------------- money

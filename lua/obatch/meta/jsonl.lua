@@ -87,6 +87,22 @@ function jsonl.scan(path, fields, options) end
 ---@return string|nil code
 function jsonl.write(file, record) end
 
+--- Where plain text is in the record's line: string.find(record.text, text, from, true), and the line does not become
+--- a Lua string.
+---@param record obatch.jsonl.Record
+---@param text string
+---@param from? integer  from 1
+---@return integer|nil first
+---@return integer|nil last
+function jsonl.find(record, text, from) end
+
+--- Bytes of the record's line: string.sub(record.text, first, last), positions from 1.
+---@param record obatch.jsonl.Record
+---@param first integer
+---@param last integer
+---@return string bytes
+function jsonl.sub(record, first, last) end
+
 --- The lines of a file that have an id, counted from 1; 32 bytes of memory a line.
 ---@class obatch.jsonl.Index
 ---@field count integer

@@ -203,7 +203,7 @@ function validation.input(path, size, endpoint, limits, breathe)
         return { validation.entry("maximum_requests_exceeded",
           ("The batch input file contains more than the %d requests maximum."):format(most)) }, found
       end
-      found.tokens = found.tokens + tokens.request(record.text)
+      found.tokens = found.tokens + tokens.request(record)
       inputs = inputs + count_inputs(record.input)
       local code, message, param = check_line(record, endpoint, seen, limits.models)
       if code and #entries < limits.errors then
