@@ -259,6 +259,19 @@ describe("what becomes of answers", function()
     says(job, "19 requests: 3 have a good answer, 16 given up, 0 left")
   end)
 
+  it("keeps an answer that is bare JSON byte for byte, without the space around it", function()
+    local job <close> = loop.job { requests = loop.lines(4), model = [[
+      local n = tonumber(request.custom_id:match "%d+$")
+      if n == 1 then return ' \n[1, "\\u00e9\\/",\n 2.50 ]\r\n' end
+      if n == 2 then return { content = '{"parts": 1}\t', finish_reason = "other" } end
+      if n == 3 then return '\n```json\n{"b":  3}\n```' end
+      return '{"n":' .. asked .. ' }' ]] }
+    finish(job, 0)
+    assert.equal('{\n"r-1": [1, "\\u00e9\\/",\n 2.50 ],\n"r-2": {"parts": 1},\n"r-3": {"b":  3},\n"r-4": {"n":1 }\n}\n',
+      job:read "corrected_results.json")
+    assert.equal(1, #job:decoded "corrected_results_steps.jsonl") -- of the fence
+  end)
+
   it("asks another model when the policy names one for what was refused", function()
     local job <close> = loop.job { requests = loop.lines(2), policy = 'policy.refused_model = "gpt-other"', model = [[
       if request.body.model == "gpt-test" and request.custom_id == "r-2" then return { refusal = "No." } end

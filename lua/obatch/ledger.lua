@@ -51,6 +51,7 @@ function ledger.new(job, index, policy, log)
     last = {},      -- class number of the last outcome; VALID is final
     counts = {},    -- outcomes per class, see obatch.attempts
     places = {},    -- the line of the good answer, or of the last bad one
+    is_bare = {},   -- true: the text of the good answer is the JSON asked for, with nothing but space around it
     reasons = {},   -- of the last outcome that was not valid
     complaints = {}, -- what was wrong with the last answer, where it was invalid
     limits = {},    -- token limit for the next try, where it was raised
@@ -181,6 +182,7 @@ function Ledger:judge(path, round, at)
         round.class[ordinal] = NUMBER[result.class]
         round.reasons[ordinal] = result.reason
         round.places[ordinal] = at(record.offset)
+        round.is_bare[ordinal] = not decided and record.is_usual and record.is_json and result.class == "valid" or nil
         round.rejected[ordinal], round.has_text[ordinal], round.was_good[ordinal] = rejection, has_text, result.was_good
         if result.class == "truncated" or result.was_cut then
           round.used[ordinal], round.blank[ordinal] = result.tokens_out, result.blank
@@ -223,8 +225,8 @@ end
 ---@return string|nil message
 ---@return string|nil code
 function Ledger:add(n)
-  local round = { n = n, class = {}, reasons = {}, places = {}, used = {}, blank = {}, rejected = {}, has_text = {},
-    was_good = {}, tokens_in = 0, tokens_out = 0 }
+  local round = { n = n, class = {}, reasons = {}, places = {}, is_bare = {}, used = {}, blank = {}, rejected = {},
+    has_text = {}, was_good = {}, tokens_in = 0, tokens_out = 0 }
   local ok, message, code = self:judge(self.job:merged_path(n), round, function(offset) return place(n, offset) end)
   for _, part in ipairs(self.job.iterations[n].parts) do
     if ok and part.rejected then
@@ -292,6 +294,7 @@ function Ledger:settle(ordinal, number, round)
   local told = self.told[ordinal]
   self.complaints[ordinal] = told and told.reason or number == NUMBER.invalid and round.reasons[ordinal] or nil
   self.places[ordinal], self.was_good[ordinal] = round.places[ordinal], round.was_good[ordinal] or nil
+  self.is_bare[ordinal] = round.is_bare[ordinal]
   self.capped[ordinal] = nil
   local used = round.used[ordinal]
   if used and number ~= VALID then
@@ -389,8 +392,13 @@ end
 
 --- The answer in a result line that counts, as JSON text, and what was done to it. One that a reader has accepted
 --- need not be JSON: it is a string then.
-local function final_answer(self, line)
-  local answer, steps = outcome.answer(line, self.policy)
+local function final_answer(self, line, ordinal)
+  local answer, steps
+  if self.is_bare[ordinal] then
+    answer, steps = text.trim(json.get(line, outcome.FIELDS.content)), {}
+  else
+    answer, steps = outcome.answer(line, self.policy)
+  end
   if not answer then return json.encode(outcome.text(line)), { "not JSON: accepted by a reader, taken as it is" } end
   return self.policy.expect == "text" and json.encode(answer) or answer, steps
 end
@@ -434,7 +442,7 @@ local function good_pieces(self, puts)
       local line = self:result_line(ordinal)
       if puts.line and not puts.line(line .. "\n", ordinal) then return end
       local answer, steps
-      if puts.answer or puts.steps then answer, steps = final_answer(self, line) end
+      if puts.answer or puts.steps then answer, steps = final_answer(self, line, ordinal) end
       if puts.answer then
         if not puts.answer(separator .. json.encode(self:id(ordinal)) .. ": " .. answer, ordinal) then return end
         separator = ",\n"

@@ -41,7 +41,10 @@ local function fenced(answer)
   return lines:sub(open + 1, close)
 end
 
-local function trim(string)
+--- A string without the white space around it.
+---@param string string
+---@return string
+function text.trim(string)
   local first = string:find("%S")
   if not first then return "" end
   local last = #string
@@ -61,7 +64,7 @@ local function trailing(answer)
       trials = trials + 1
       local candidate = lines:sub(start)
       if json.check(candidate, "decodable") then
-        local before = trim(lines:sub(1, newline))
+        local before = text.trim(lines:sub(1, newline))
         local is_piece = before:find("^[,%[%]{}]", -1) or before:find('[{,]%s*"[^"]*"%s*:$')
         return not is_piece and candidate or nil
       end
@@ -120,16 +123,16 @@ end
 ---@return string[]|string steps  what was taken off or repaired, none for a bare answer; or the reason, with the byte
 --- where the likeliest part breaks
 function text.find_json(answer, mend)
-  local candidate, steps = trim(answer), {}
+  local candidate, steps = text.trim(answer), {}
   if json.check(candidate, "decodable") then return candidate, steps end
 
   local inner = fenced(answer)
   if inner then
-    candidate, steps = trim(inner), { "fence removed" }
+    candidate, steps = text.trim(inner), { "fence removed" }
     if json.check(candidate, "decodable") then return candidate, steps end
   elseif inner == nil then
     local tail = trailing(answer)
-    if tail then return trim(tail), { "text before it removed" } end
+    if tail then return text.trim(tail), { "text before it removed" } end
   end
 
   if mend then
