@@ -9,6 +9,10 @@ enum {
     PADDING = 1, /* for the NUL behind a last line without a newline: numbers end there, too */
     /* Lines of a chunk: what is known of them must not take far more memory than they do. */
     MOST_LINES = JSONL_BLOCK / 32 + 1,
+    /* The same for what is in them, of which there may be a token for two bytes. */
+    MOST_TOKENS = 32 * 1024,
+    LONGEST_TAPED = 64 * 1024, /* in bytes, as those: */
+    TAPED_TEXTS = 128 * 1024,
     /* How much of the end of a block is read at once in search of a newline. */
     STEP = JSONL_BLOCK / 8,
 };
@@ -37,6 +41,14 @@ static bool judge_inner(struct chunk *chunk, const struct json_value *value, boo
     }
     *is_json = json_inner(value, chunk->scratch);
     return true;
+}
+
+/* Keeps what a value means for whoever will ask. When there is no room, he reads it himself. */
+static void tape(struct chunk *chunk, struct chunk_line *line, const struct json_value *value) {
+    if (value->type != JSON_STRING || !value->escaped) return;
+    if (value->length > LONGEST_TAPED || chunk->tape.count > MOST_TOKENS) return;
+    line->token = (uint32_t)chunk->tape.count;
+    line->is_taped = json_tape_quoted(&chunk->tape, value);
 }
 
 static bool is_usual(const struct chunk_field *field, const struct json_value *value) {
@@ -68,6 +80,8 @@ static bool add_spans(struct chunk *chunk, struct chunk_line *line, const char *
         if (i == look->inner && !judge_inner(chunk, value, &line->is_json)) return false;
     }
     line->is_usual = usual;
+    if (look->decoded >= 0 && (usual || !look->has_usual))
+        tape(chunk, line, &chunk->nodes[look->fields[look->decoded].node].found);
     line->spans = (uint16_t)(span - first);
     chunk->span_count += line->spans;
     return true;
@@ -107,6 +121,7 @@ static bool scan_line(struct chunk *chunk, size_t at, uint64_t length) {
 static bool scan(struct chunk *chunk) {
     size_t next;
     chunk->line_count = chunk->span_count = 0;
+    if (chunk->look->decoded >= 0) json_tape_begin(&chunk->tape, JSON_TAPE_TEXTS(TAPED_TEXTS));
     if (chunk->skipped && !scan_line(chunk, 0, chunk->skipped)) return false;
     chunk->scanned = chunk->length;
     for (size_t at = 0; at < chunk->length; at = next) {
@@ -294,13 +309,15 @@ static void read_and_scan(struct pool_task *task) {
 
 size_t chunk_size(const struct chunk *chunk) {
     return sizeof *chunk + chunk->capacity + chunk->line_room * sizeof *chunk->lines +
-           chunk->span_room * sizeof *chunk->spans + chunk->scratch_room;
+           chunk->span_room * sizeof *chunk->spans + chunk->scratch_room +
+           chunk->tape.capacity * sizeof *chunk->tape.tokens + chunk->tape.room;
 }
 
 static void free_chunk(struct chunk *chunk) {
     free(chunk->bytes);
     free(chunk->lines);
     free(chunk->spans);
+    json_tape_free(&chunk->tape);
     free(chunk->scratch);
     free(chunk);
 }

@@ -9,7 +9,7 @@
 #ifndef OBATCH_CHUNK_H
 #define OBATCH_CHUNK_H
 
-#include "json.h"
+#include "json_tape.h"
 #include "lines.h"
 #include "pool.h"
 
@@ -30,6 +30,7 @@ struct chunk_plan {
     uint16_t count;
     size_t max_line; /* longer ones are told of, not read */
     int inner;       /* the field whose text is judged as JSON, or -1 */
+    int decoded;     /* the field whose text will be wanted as values, or -1 */
     bool has_usual;
 };
 
@@ -49,11 +50,13 @@ struct chunk_line {
     const char *message; /* what makes a bad line bad, */
     uint32_t error_at;   /* and the byte, from 0 */
     uint32_t first_span; /* of a good line */
+    uint32_t token;      /* where the decoded field begins on the tape, when it is there */
     uint16_t spans;
     uint8_t kind;
     bool is_json;  /* the text of the inner field is decodable JSON */
     bool is_usual; /* every field has its usual value */
     bool is_lone;  /* a lone surrogate is in it */
+    bool is_taped; /* the text of the decoded field is on the tape */
 };
 
 struct chunk {
@@ -69,6 +72,7 @@ struct chunk {
     uint64_t skipped; /* instead of bytes: the length of a single line that was too long */
     struct chunk_line *lines;
     struct chunk_span *spans;
+    struct json_tape tape; /* of usual lines, if any are: of as many as fit */
     char *scratch;
     size_t line_count, line_room, span_count, span_room, scratch_room;
     size_t gap, gap_length; /* of the bytes: what is read when the next one may begin */

@@ -1,7 +1,6 @@
 /* From JSON text to Lua values, in two steps: the tape knows the size of every table before it is
  * made, and whatever is wrong with a text is found before anything is. */
 #include "json_lua.h"
-#include "json_tape.h"
 #include "obatch.h"
 
 #include <limits.h>
@@ -9,13 +8,26 @@
 
 #define DECODER_TYPE "obatch.json.decoder"
 
-/* What decoding keeps from one text to the next. Its user value is the mark of arrays. */
+/* Keys of earlier objects: those of one are those of the next, and a string that is found here need
+ * not be made and hashed. */
+enum { KEY_SLOTS = 32, KEY_LONGEST = 39 };
+
+struct key {
+    uint8_t length;
+    char bytes[KEY_LONGEST];
+};
+
+/* What decoding keeps from one text to the next. Its user values are the mark of arrays and the
+ * keys, as Lua strings. */
 struct decoder {
     struct json_tape tape;
     char *scratch; /* for the text of a string with escapes */
     size_t capacity;
     bool busy; /* a finalizer may decode while values are being made */
+    struct key keys[KEY_SLOTS];
 };
+
+enum { MARK = 1, FIRST_KEY };
 
 static int free_decoder(lua_State *L) {
     struct decoder *decoder = luaL_checkudata(L, 1, DECODER_TYPE);
@@ -35,7 +47,7 @@ static struct decoder *push_decoder(lua_State *L) {
     }
     lua_pop(L, 1);
     bool first = !decoder;
-    decoder = lua_newuserdatauv(L, sizeof *decoder, 1);
+    decoder = lua_newuserdatauv(L, sizeof *decoder, FIRST_KEY + KEY_SLOTS - 1);
     *decoder = (struct decoder){0};
     if (luaL_newmetatable(L, DECODER_TYPE)) {
         lua_pushcfunction(L, free_decoder);
@@ -43,7 +55,11 @@ static struct decoder *push_decoder(lua_State *L) {
     }
     lua_setmetatable(L, -2);
     luaL_newmetatable(L, JSON_ARRAY_MARK);
-    lua_setiuservalue(L, -2, 1);
+    lua_setiuservalue(L, -2, MARK);
+    for (int slot = 0; slot < KEY_SLOTS; slot++) {
+        lua_pushliteral(L, "");
+        lua_setiuservalue(L, -2, FIRST_KEY + slot);
+    }
     if (first) {
         lua_pushvalue(L, -1);
         lua_rawsetp(L, LUA_REGISTRYINDEX, &key);
@@ -55,7 +71,8 @@ static struct decoder *push_decoder(lua_State *L) {
 static void release(struct decoder *decoder) {
     enum { KEEP = 64 * 1024 };
     decoder->busy = false;
-    if (decoder->tape.capacity > KEEP / sizeof(struct json_token)) json_tape_free(&decoder->tape);
+    size_t tokens = decoder->tape.capacity * sizeof *decoder->tape.tokens;
+    if (tokens + decoder->tape.room > KEEP) json_tape_free(&decoder->tape);
     if (decoder->capacity > KEEP) {
         free(decoder->scratch);
         decoder->scratch = NULL;
@@ -83,16 +100,11 @@ static bool push_unescaped(lua_State *L, struct decoder *decoder, const struct j
     return true;
 }
 
-/* The keys of a text, each as a Lua string in a slot of the stack: those of one object are those of
- * the next, and a string that is found here need not be made and hashed. */
-enum { KEY_SLOTS = 32 };
-
 struct build {
     lua_State *L;
     struct decoder *decoder;
     const struct json_token *next;
-    const struct json_token *keys[KEY_SLOTS]; /* what is in the slots */
-    int mark, slots;                          /* stack indices */
+    int at, mark; /* stack indices of the decoder and the mark of arrays */
 };
 
 /* Pushes the value of a scalar that is no string with escapes. */
@@ -127,18 +139,23 @@ static void push_key(struct build *build, const struct json_token *token) {
         push_escaped(build, token);
         return;
     }
-    /* The quotes are there too: also an empty key has a first and a last byte. */
+    if (token->size == 0 || token->size > KEY_LONGEST) {
+        push_scalar(build->L, token);
+        return;
+    }
     unsigned first = (unsigned char)token->at[0],
              last = (unsigned char)(token->at + token->size)[-1];
     size_t slot = ((size_t)token->size + first * 3 + last * 5) % KEY_SLOTS;
-    const struct json_token *known = build->keys[slot];
-    if (known && known->size == token->size && memcmp(known->at, token->at, token->size) == 0) {
-        lua_pushvalue(build->L, build->slots + (int)slot);
+    struct key *known = &build->decoder->keys[slot];
+    if (known->length == token->size && memcmp(known->bytes, token->at, token->size) == 0) {
+        lua_getiuservalue(build->L, build->at, FIRST_KEY + (int)slot);
         return;
     }
     lua_pushlstring(build->L, token->at, token->size);
-    lua_copy(build->L, -1, build->slots + (int)slot);
-    build->keys[slot] = token;
+    lua_pushvalue(build->L, -1);
+    lua_setiuservalue(build->L, build->at, FIRST_KEY + (int)slot);
+    known->length = (uint8_t)token->size;
+    memcpy(known->bytes, token->at, token->size);
 }
 
 static int hint(uint64_t size) {
@@ -171,25 +188,55 @@ static void push_value(struct build *build) {
     }
 }
 
+/* Pushes the value that these tokens are, in the place of the decoder, which is on top. */
+static void push_tokens(lua_State *L, struct decoder *decoder, const struct json_token *tokens,
+                        int depth) {
+    int top = lua_gettop(L);
+    /* On each level a table and a key, and above them what is just being put in. */
+    luaL_checkstack(L, 2 * depth + 8, "JSON value");
+    struct build build = {.L = L, .decoder = decoder, .next = tokens, .at = top, .mark = top + 1};
+    decoder->busy = true;
+    lua_getiuservalue(L, top, MARK);
+    push_value(&build);
+    release(decoder); /* while the stack holds it */
+    lua_replace(L, top);
+    lua_settop(L, top);
+}
+
+void json_lua_push_tape(lua_State *L, const struct json_token *token, int depth) {
+    luaL_checkstack(L, 8, "JSON value");
+    push_tokens(L, push_decoder(L), token, depth);
+}
+
 bool json_lua_decode(lua_State *L, const char *text, size_t length, struct json_error *error) {
     luaL_checkstack(L, 8, "JSON value");
-    int top = lua_gettop(L);
     struct decoder *decoder = push_decoder(L);
-    struct build build = {.L = L, .decoder = decoder, .mark = top + 2, .slots = top + 3};
-    bool good = json_tape_read(&decoder->tape, text, length, error);
-    if (!good && !error->message) return luaL_error(L, "not enough memory");
-    if (good) {
-        /* On each level a table and a key, and above them what is just being put in. */
-        luaL_checkstack(L, KEY_SLOTS + 2 * decoder->tape.depth + 8, "JSON value");
-        decoder->busy = true;
-        lua_getiuservalue(L, top + 1, 1);
-        lua_settop(L, top + 2 + KEY_SLOTS);
-        build.next = decoder->tape.tokens;
-        push_value(&build);
-        release(decoder); /* while the stack holds it */
-        lua_replace(L, top + 1);
+    if (json_tape_read(&decoder->tape, text, length, error)) {
+        push_tokens(L, decoder, decoder->tape.tokens, decoder->tape.depth);
+        return true;
     }
-    lua_settop(L, top + good);
+    lua_pop(L, 1);
+    if (!error->message) luaL_error(L, "not enough memory");
+    return false;
+}
+
+bool json_lua_decode_string(lua_State *L, const struct json_value *string,
+                            struct json_error *error) {
+    luaL_checkstack(L, 8, "JSON value");
+    if (!string->escaped) return json_lua_decode(L, string->at + 1, string->length - 2, error);
+    struct decoder *decoder = push_decoder(L);
+    if (!json_tape_begin(&decoder->tape, JSON_TAPE_TEXTS(string->length)))
+        return luaL_error(L, "not enough memory");
+    if (json_tape_quoted(&decoder->tape, string)) {
+        push_tokens(L, decoder, decoder->tape.tokens, decoder->tape.depth);
+        return true;
+    }
+    lua_pop(L, 1);
+    size_t length;
+    if (!json_lua_push(L, string, error)) return false;
+    const char *text = lua_tolstring(L, -1, &length);
+    bool good = json_lua_decode(L, text, length, error);
+    lua_remove(L, good ? -2 : -1);
     return good;
 }
 

@@ -4,7 +4,7 @@
 #ifndef OBATCH_JSON_LUA_H
 #define OBATCH_JSON_LUA_H
 
-#include "json.h"
+#include "json_tape.h"
 
 #include <lua.h>
 
@@ -14,6 +14,14 @@
 /* Pushes the value of a whole text, after which a byte must be readable that is no digit. False,
  * with nothing pushed, when it is not JSON or cannot be decoded. */
 bool json_lua_decode(lua_State *L, const char *text, size_t length, struct json_error *error);
+
+/* The same for the text that a string means, which was found in a checked text. The error's place
+ * is of no use. */
+bool json_lua_decode_string(lua_State *L, const struct json_value *string,
+                            struct json_error *error);
+
+/* Pushes the value that begins with a token of a tape, whose depth is that. */
+void json_lua_push_tape(lua_State *L, const struct json_token *token, int depth);
 
 /* Pushes the Lua value of a JSON value found in a checked text. The byte after the value must be
  * readable (the NUL of a Lua string will do). False, with nothing pushed and error->offset counted

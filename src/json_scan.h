@@ -11,6 +11,7 @@
 #include "json_utf8.h"
 #include "simd_level.h"
 
+#include <float.h>
 #include <string.h>
 
 /* What comes next in a text; json_open begins with the first. */
@@ -441,6 +442,8 @@ static bool LEVEL(check)(const char *text, size_t length, bool decodable,
 
 #include "json_inner.h"
 
+#include "json_quoted.h"
+
 /* ---- plans ---- */
 
 /* memcmp(...) == 0 for what is most often shorter than 16 bytes: two words that may overlap. */
@@ -609,4 +612,5 @@ const struct simd_level LEVEL_TABLE = {
     .find = LEVEL(find),
     .unescape = LEVEL(unescape),
     .inner = LEVEL(inner),
+    .quoted = LEVEL(quoted),
 };

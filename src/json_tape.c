@@ -1,4 +1,5 @@
 #include "json_tape.h"
+#include "simd_level.h"
 
 #include <float.h>
 #include <math.h>
@@ -57,7 +58,7 @@ static inline bool read_number(const struct json_value *value, struct json_token
 
 /* ---- texts ---- */
 
-static bool grow(struct json_tape *tape) {
+bool json_tape_grow(struct json_tape *tape) {
     size_t capacity = tape->capacity ? tape->capacity * 2 : 256;
     struct json_token *tokens = realloc(tape->tokens, capacity * sizeof *tokens);
     if (!tokens) return false;
@@ -68,6 +69,7 @@ static bool grow(struct json_tape *tape) {
 
 void json_tape_free(struct json_tape *tape) {
     free(tape->tokens);
+    free(tape->texts);
     *tape = (struct json_tape){0};
 }
 
@@ -112,22 +114,47 @@ bool json_tape_read(struct json_tape *tape, const char *text, size_t length,
     json_open(&reader, text, length);
     while (json_next(&reader, &value) > JSON_ERROR) {
         if (value.type == JSON_CLOSE) continue;
-        if (tape->count == tape->capacity && !grow(tape)) return fail(error, NULL, 0);
-        struct json_token *token = &tape->tokens[tape->count];
+        struct json_token *token = json_tape_add(tape);
+        if (!token) return fail(error, NULL, 0);
         int depth = reader.depth; /* of what this token stands in */
         if (value.type == JSON_ARRAY || value.type == JSON_OBJECT) {
             token->type = value.type == JSON_ARRAY ? TAPE_ARRAY : TAPE_OBJECT;
             token->size = 0;
-            open[--depth] = tape->count;
+            open[--depth] = tape->count - 1;
             if (reader.depth > tape->depth) tape->depth = reader.depth;
         } else {
             if (reader.lone) return fail(error, "lone surrogate", (size_t)(reader.lone - text));
             if (!read_scalar(&value, token))
                 return fail(error, "number too large", (size_t)(value.at - text));
         }
-        tape->count++;
         if (depth > 0 && value.type != JSON_KEY) tape->tokens[open[depth - 1]].size++;
     }
     *error = reader.error;
     return !error->message;
+}
+
+bool json_tape_begin(struct json_tape *tape, size_t texts) {
+    tape->count = 0;
+    tape->depth = 0;
+    if (tape->room < texts) {
+        free(tape->texts);
+        tape->texts = malloc(texts);
+        tape->room = tape->texts ? texts : 0;
+    }
+    tape->text = tape->texts;
+    return tape->room >= texts;
+}
+
+bool json_tape_quoted(struct json_tape *tape, const struct json_value *string) {
+    size_t count = tape->count;
+    char *text = tape->text;
+    const char *at = string->at + 1, *end = string->at + string->length - 1;
+    if (tape->room - (size_t)(text - tape->texts) < JSON_TAPE_TEXTS(string->length)) return false;
+    if (simd->quoted(tape, at, end)) {
+        if (tape->depth < JSON_TAPE_QUOTED_DEPTH) tape->depth = JSON_TAPE_QUOTED_DEPTH;
+        return true;
+    }
+    tape->count = count;
+    tape->text = text;
+    return false;
 }

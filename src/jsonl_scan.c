@@ -106,16 +106,26 @@ static void push_usual(lua_State *L, int index) {
     }
 }
 
-/* Takes the options json and usual of the table at stack index 3; texts is a table that keeps. */
-static void look_for_more(lua_State *L, struct chunk_plan *look, int numbers, int texts) {
-    look->inner = -1;
-    if (lua_isnoneornil(L, 3)) return;
-    int top = lua_gettop(L);
-    if (options_get(L, 3, "json") != LUA_TNIL) {
-        luaL_argcheck(L, lua_type(L, -1) == LUA_TSTRING, 3, "json: the name of a field expected");
-        look->inner = (int)find_field(L, numbers, top + 1, "json");
+/* The index of the field that the option names, or -1. */
+static int get_field(lua_State *L, int numbers, const char *option) {
+    int top = lua_gettop(L), field = -1;
+    if (options_get(L, 3, option) != LUA_TNIL) {
+        if (lua_type(L, -1) != LUA_TSTRING)
+            luaL_argerror(L, 3, lua_pushfstring(L, "%s: the name of a field expected", option));
+        field = (int)find_field(L, numbers, top + 1, option);
     }
     lua_settop(L, top);
+    return field;
+}
+
+/* Takes the options decode, json and usual of the table at stack index 3; texts is a table that
+ * keeps. */
+static void look_for_more(lua_State *L, struct chunk_plan *look, int numbers, int texts) {
+    look->inner = look->decoded = -1;
+    if (lua_isnoneornil(L, 3)) return;
+    int top = lua_gettop(L);
+    look->inner = get_field(L, numbers, "json");
+    look->decoded = get_field(L, numbers, "decode");
     if (options_get(L, 3, "usual") != LUA_TNIL) {
         luaL_argcheck(L, lua_type(L, -1) == LUA_TTABLE, 3, "usual: a table expected");
         look->has_usual = true;
@@ -139,9 +149,10 @@ static void look_for_more(lua_State *L, struct chunk_plan *look, int numbers, in
  * Options: max_line (bytes); json = the name of a field: record.is_json where that is a string that
  * holds decodable JSON, white space around it or not; usual = { field = scalar, ... }: .is_usual
  * where all these fields are exactly that (null: or are not there) and no lone surrogate is in the
- * line. Both are found out by the threads that scan. */
+ * line. Both are found out by the threads that scan; they also prepare jsonl.decode for the field
+ * that the option decode names. */
 int jsonl_scan(lua_State *L) {
-    static const char *const known[] = {"index", "json", "max_line", "usual", NULL};
+    static const char *const known[] = {"decode", "index", "json", "max_line", "usual", NULL};
     const char *path = obatch_check_path(L, 1);
     size_t count, nodes = check_fields(L, 2, &count);
     size_t max_line = jsonl_max_line(L, 3, known);
@@ -175,14 +186,7 @@ int jsonl_scan(lua_State *L) {
         lua_rawset(L, numbers);
     }
     look_for_more(L, look, numbers, texts);
-    if (!lua_isnoneornil(L, 3)) {
-        if (options_get(L, 3, "index") != LUA_TNIL) {
-            luaL_argcheck(L, lua_type(L, -1) == LUA_TSTRING, 3,
-                          "index: the name of a field expected");
-            scanner->indexed = (int)find_field(L, numbers, lua_gettop(L), "index");
-        }
-        lua_settop(L, texts);
-    }
+    if (!lua_isnoneornil(L, 3)) scanner->indexed = get_field(L, numbers, "index");
     lua_setiuservalue(L, 4, TEXTS);
     lua_setiuservalue(L, 4, FIELDS);
     lua_pushvalue(L, 1);
@@ -357,6 +361,21 @@ static void widen(lua_State *L, FILE *file) {
     if (fflush(file) == 0) setvbuf(file, buffer, _IOFBF, WRITE_BUFFER);
 }
 
+/* The line of a record of jsonl.scan at a stack index, and its box; NULL when it is none, or the
+ * script has given it other methods. Pushes a few values: the last one is the table with the
+ * numbers of the fields. */
+static const struct chunk_line *line_of_record(lua_State *L, int record, int index_name,
+                                               const struct box **box) {
+    *box = NULL;
+    if (!lua_istable(L, record) || !lua_getmetatable(L, record)) return NULL;
+    lua_pushvalue(L, index_name);
+    lua_rawget(L, -2);
+    if (lua_tocfunction(L, -1) != record_index || !lua_getupvalue(L, -1, 1)) return NULL;
+    *box = lua_touserdata(L, -1);
+    lua_getupvalue(L, -2, 2);
+    return *box ? find_line(L, record, *box) : NULL;
+}
+
 /* The bytes of the line of the record that is an argument (or its `text`, when somebody has set
  * that), which live as long as the record; NULL when there is no record with a text. Upvalues: see
  * jsonl_push_lines. */
@@ -365,12 +384,8 @@ static const char *line_of(lua_State *L, int record, size_t *length) {
     if (!lua_istable(L, record)) return NULL;
     lua_pushvalue(L, lua_upvalueindex(2));
     if (lua_rawget(L, record) != LUA_TNIL) return lua_tolstring(L, -1, length);
-    if (!lua_getmetatable(L, record)) return NULL;
-    lua_pushvalue(L, lua_upvalueindex(3));
-    lua_rawget(L, -2);
-    if (lua_tocfunction(L, -1) != record_index || !lua_getupvalue(L, -1, 1)) return NULL;
-    const struct box *box = lua_touserdata(L, -1);
-    const struct chunk_line *line = box ? find_line(L, record, box) : NULL;
+    const struct box *box;
+    const struct chunk_line *line = line_of_record(L, record, lua_upvalueindex(3), &box);
     if (!line || line->kind == CHUNK_TOO_LONG) return NULL;
     *length = (size_t)line->length;
     return box->chunk->bytes + line->at;
@@ -431,11 +446,49 @@ static int jsonl_sub(lua_State *L) {
     return 1;
 }
 
+/* decode(record, name) -> the value of the JSON that the field, a string, holds: json.decode of it
+ * without a Lua string between. nil when it is no string, or not JSON that can be decoded. */
+static int jsonl_decode(lua_State *L) {
+    const struct box *box;
+    struct json_error ignored;
+    luaL_checktype(L, 1, LUA_TTABLE);
+    luaL_checktype(L, 2, LUA_TSTRING);
+    lua_settop(L, 2);
+    lua_pushvalue(L, 2);
+    if (lua_rawget(L, 1) != LUA_TNIL) { /* made before, or by the script */
+        size_t length;
+        if (lua_type(L, 3) != LUA_TSTRING) return lua_pushnil(L), 1;
+        const char *text = lua_tolstring(L, 3, &length);
+        if (!json_lua_decode(L, text, length, &ignored)) lua_pushnil(L);
+        return 1;
+    }
+    const struct chunk_line *line = line_of_record(L, 1, lua_upvalueindex(3), &box);
+    if (!line) return luaL_argerror(L, 1, "a record of jsonl.scan expected");
+    lua_pushvalue(L, 2);
+    lua_rawget(L, -2);
+    lua_Integer number = lua_tointeger(L, -1);
+    const struct chunk *chunk = box->chunk;
+    if (line->is_taped && number == chunk->look->decoded + 1) {
+        json_lua_push_tape(L, &chunk->tape.tokens[line->token], chunk->tape.depth);
+        return 1;
+    }
+    for (uint16_t i = 0; i < line->spans; i++) {
+        const struct chunk_span *span = &chunk->spans[line->first_span + i];
+        if (span->field + 1 != number || span->type != JSON_STRING) continue;
+        struct json_value value = chunk_value(chunk->bytes + line->at, span);
+        if (json_lua_decode_string(L, &value, &ignored)) return 1;
+    }
+    return lua_pushnil(L), 1;
+}
+
 /* Adds the functions that take a line where it stands to the module, which is on top. Upvalues: the
  * metatable of files, "text", "__index". */
 void jsonl_push_lines(lua_State *L) {
-    static const luaL_Reg functions[] = {
-        {"find", jsonl_find}, {"sub", jsonl_sub}, {"write", jsonl_write}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"decode", jsonl_decode},
+                                         {"find", jsonl_find},
+                                         {"sub", jsonl_sub},
+                                         {"write", jsonl_write},
+                                         {NULL, NULL}};
     luaL_getmetatable(L, LUA_FILEHANDLE);
     lua_pushliteral(L, "text");
     lua_pushliteral(L, "__index");
@@ -504,8 +557,7 @@ static bool next_chunk(lua_State *L, struct scanner *scanner) {
     if (scanner->chunks.fd < 0) return false; /* a finalizer has closed it meanwhile */
     struct chunk *chunk;
     int result = chunks_next(&scanner->chunks, &chunk);
-    if (result == LINES_FAILED)
-        jsonl_raise(L, path_of(L, 1), errno, scanner->chunks.failed_at);
+    if (result == LINES_FAILED) jsonl_raise(L, path_of(L, 1), errno, scanner->chunks.failed_at);
     if (result == LINES_END) {
         scanner->is_whole = true;
         close_chunks(L, 1, scanner);

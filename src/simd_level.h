@@ -2,7 +2,7 @@
 #ifndef OBATCH_SIMD_LEVEL_H
 #define OBATCH_SIMD_LEVEL_H
 
-#include "json.h"
+#include "json_tape.h"
 
 #include <string.h>
 
@@ -27,6 +27,7 @@ struct simd_level {
     bool (*find)(const char *text, size_t length, struct json_plan *plan, struct json_error *error);
     bool (*unescape)(const struct json_value *value, char *out, size_t *size);
     bool (*inner)(const struct json_value *value, char *scratch);
+    bool (*quoted)(struct json_tape *tape, const char *at, const char *end);
 };
 
 extern const struct simd_level simd_portable, simd_avx2, simd_neon;

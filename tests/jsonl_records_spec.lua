@@ -2,6 +2,7 @@
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
 local jsonl_files = require "jsonl_files"
+local random_json = require "random_json"
 local support = require "support"
 
 local file_with = jsonl_files.file_with
@@ -198,9 +199,82 @@ describe("a record of jsonl.scan", function()
     end
     assert.same({ true, nil, nil }, { records[#cases + 1].is_usual, records[#cases + 2].is_usual,
       records[#cases + 3].is_usual })
-    for _, wrong in ipairs { { json = "x" }, { json = 1 }, { json = "text" }, { usual = 1 }, { usual = { x = 1 } },
-      { usual = { a = 1.5 } }, { usual = { a = 'x"' } }, { usual = { "a" } }, { text = true } } do
+    for _, wrong in ipairs { { json = "x" }, { json = 1 }, { decode = "x" }, { json = "text" }, { usual = 1 },
+      { usual = { x = 1 } }, { usual = { a = 1.5 } }, { usual = { a = 'x"' } }, { usual = { "a" } },
+      { text = true } } do
       assert.has_error(function() jsonl.scan(dir.file, fields, wrong) end)
+    end
+  end)
+
+  it("decodes what a string holds as json.decode does", function()
+    local texts = {
+      "1", " 1\n", "", " ", "-0", "-0.0", "0.1", "-12.50", "01", "-", "1.", "1.e1", "1e5", "1.5E-3", "1e999", "1234567",
+      "12345678", "9223372036854775807", "9223372036854775808", "-9223372036854775808", "0.1234567", "0.12345678",
+      "1234567.7654321", "12345678901234567.5", "[1.5,2.25e1,-3,100000000000]", "true", "nul", "[null, true ,false]",
+      '""', '"a', '"\\u0041\\n\\"\\\\\\/"', '"\\u0022"', '"\\ud83d\\ude00"', '"\\ud83d"', '"é\u{1F600}"', '"\\x"',
+      "[]", "{}", "[ ]", "{ }", "[1,]", "[1 2]", "[,1]", '{"a"}', '{"a":}', '{"a":1,}', "{1:2}", '{"":{"":[]}}',
+      '{"a":1,"b":2,"a":[3]}', '{"at":1,"a":2}', -- the last two have one place among the keys that are kept
+      '{"\\u0061":1,"a\\"":2}', '{"' .. ("k"):rep(39) .. '":1,"' .. ("k"):rep(40) .. '":2}', "\v1", "1 x", "[1]]", "[1",
+      '[{"a":1},{"a":2},{"b":3}]', '["' .. ("x"):rep(100) .. '","' .. ("y\\n"):rep(100) .. '"]',
+    }
+    for _, depth in ipairs { 62, 63, 64, 1024, 1025 } do
+      texts[#texts + 1] = ("["):rep(depth) .. ("]"):rep(depth)
+      texts[#texts + 1] = ('{"a":'):rep(depth) .. "1" .. ("}"):rep(depth)
+    end
+    for path in io.popen(("ls %s/tests/fixtures/json/*"):format(support.quote(support.home))):lines() do
+      local text = support.read(path)
+      if utf8.len(text) then texts[#texts + 1] = text end
+    end
+    math.randomseed(8)
+    for _ = 1, 600 do
+      local text = random_json.document()
+      texts[#texts + 1] = text
+      text = random_json.damage(text)
+      if utf8.len(text) then texts[#texts + 1] = text end
+    end
+    texts[#texts + 1] = "[" .. ("0,"):rep(40000) .. "0]" -- more than is prepared
+    local lines, meant = {}, {}
+    local function add(written, text)
+      lines[#lines + 1] = ('{"x": %s, "y": [1]}'):format(written)
+      meant[#meant + 1] = text
+    end
+    for _, text in ipairs(texts) do
+      local written = json.encode(text)
+      add(written, text)
+      -- The other ways to write it: some of what stays an escape in the string is read by this, some is not.
+      add(written:gsub("/", "\\/"):gsub("[\xC2-\xF4][\x80-\xBF]*", function(character)
+        local code = utf8.codepoint(character)
+        if code < 0x10000 then return ("\\u%04x"):format(code) end
+        return ("\\u%04X\\u%04x"):format(0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF))
+      end), text)
+      if math.random(20) == 1 then
+        local escaped = text:gsub("[\0-\127]", function(byte) return ("\\u%04x"):format(byte:byte()) end)
+        add('"' .. escaped .. '"', text)
+      end
+    end
+    local dir <close> = file_with(table.concat(lines, "\n"))
+    for _, options in ipairs { {}, { decode = "x" }, { decode = "x", usual = { z = json.null } }, { decode = "y" } } do
+      local good = 0
+      for record in assert(jsonl.scan(dir.file, { x = "/x", y = "/y", z = "/z" }, options)) do
+        local text = meant[record.number]
+        local value, expected = jsonl.decode(record, "x"), json.decode(text)
+        local line = lines[record.number]
+        assert.equal(expected == nil, value == nil, line)
+        if value ~= nil then
+          good = good + 1
+          assert.equal(json.encode(expected), json.encode(value), line)
+        end
+        assert.equal(text, record.x)
+        value = jsonl.decode(record, "x") -- of the string that is in the record now
+        assert.equal(expected and json.encode(expected), value and json.encode(value))
+        assert.is_nil(jsonl.decode(record, "y"))
+        assert.is_nil(jsonl.decode(record, "z"))
+      end
+      assert.truthy(good > 1000 and good < #lines - 300)
+    end
+    local record = all_records(dir.file, { x = "/x" })[1]
+    for _, call in ipairs { { {}, "x" }, { record }, { 1, "x" }, { record, "number" } } do
+      assert.has_error(function() assert(jsonl.decode(table.unpack(call))) end)
     end
   end)
 

@@ -1,13 +1,13 @@
 /* libFuzzer: the scanner of every level on the same text, in memory of exactly its size, as it
  * comes and as the inside of a string. */
-#include "json.h"
+#include "json_tape.h"
 #include "simd.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 struct verdict {
-    bool good, decodable, found, inner, unescaped;
+    bool good, decodable, found, inner, unescaped, taped;
     char why[3][48];
     size_t at[3], places[4], lengths[4], lone, valid, plain, size;
     enum json_type types[4];
@@ -16,6 +16,45 @@ struct verdict {
 static void keep(struct verdict *verdict, int i, const struct json_error *error) {
     verdict->at[i] = error->offset;
     strncpy(verdict->why[i], error->message, sizeof verdict->why[i] - 1);
+}
+
+/* The tape of a string's text as it stands, if it is made, is that of the text once it is out of
+ * its escapes. */
+static bool tape(const struct json_value *string, const char *text, size_t length) {
+    struct json_tape tapes[2] = {0};
+    struct json_error error;
+    if (!json_tape_begin(&tapes[0], JSON_TAPE_TEXTS(string->length))) abort();
+    bool taped = json_tape_quoted(&tapes[0], string);
+    /* Exactly its size and a byte that is no digit. */
+    char *copy = malloc(length + 1);
+    if (!copy) abort();
+    memcpy(copy, text, length);
+    copy[length] = '"';
+    if (taped && !(json_tape_read(&tapes[1], copy, length, &error) &&
+                   tapes[0].count == tapes[1].count && tapes[0].depth >= tapes[1].depth))
+        abort();
+    char *meant = malloc(length + 1);
+    if (!meant) abort();
+    for (size_t i = 0; taped && i < tapes[0].count; i++) {
+        const struct json_token *a = &tapes[0].tokens[i], *b = &tapes[1].tokens[i];
+        if (b->type == TAPE_STRING || b->type == TAPE_ESCAPED) {
+            struct json_value value = {JSON_STRING, true, b->at - 1, b->size + 2};
+            size_t size;
+            if (!json_unescape(&value, meant, &size) || a->type != TAPE_STRING || a->size != size ||
+                memcmp(a->at, meant, size) != 0)
+                abort();
+        } else if (a->type != b->type ||
+                   ((b->type == TAPE_ARRAY || b->type == TAPE_OBJECT) && a->size != b->size) ||
+                   ((b->type == TAPE_INTEGER || b->type == TAPE_FLOAT) &&
+                    a->integer != b->integer)) {
+            abort();
+        }
+    }
+    free(meant);
+    free(copy);
+    json_tape_free(&tapes[0]);
+    json_tape_free(&tapes[1]);
+    return taped;
 }
 
 static struct verdict judge(const char *text, size_t length, char *out) {
@@ -47,6 +86,7 @@ static struct verdict judge(const char *text, size_t length, char *out) {
     if (nodes[0].found.type != JSON_STRING) return verdict;
     verdict.inner = json_inner(&nodes[0].found, out);
     verdict.unescaped = json_unescape(&nodes[0].found, out, &verdict.size);
+    if (verdict.unescaped) verdict.taped = tape(&nodes[0].found, out, verdict.size);
     return verdict;
 }
 

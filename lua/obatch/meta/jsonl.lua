@@ -38,6 +38,7 @@ function Reader:close() end
 function jsonl.open(path, options) end
 
 ---@class obatch.jsonl.ScanOptions: obatch.jsonl.Options
+---@field decode? string  name of a field: the threads that scan prepare jsonl.decode for it
 ---@field index? string  name of a field: the lines are indexed by it on the way, as jsonl.index does it
 ---@field json? string  name of a field: records tell whether that is a string that holds JSON
 ---@field usual? table<string, string|integer|boolean|lightuserdata>  fields with their usual values: records tell
@@ -78,6 +79,13 @@ function Scanner:index() end
 ---@return string|nil message
 ---@return string|nil code
 function jsonl.scan(path, fields, options) end
+
+--- The value of the JSON that a field holds, which is a string with JSON in it: json.decode of it, and faster, for the
+--- string itself is not made. nil when the field is no string, or what it holds is not JSON or cannot be decoded.
+---@param record obatch.jsonl.Record
+---@param name string  of the field
+---@return any value
+function jsonl.decode(record, name) end
 
 --- Adds the bytes of a record's line and a newline to a file, without a string in between.
 ---@param file file*  of io.open
