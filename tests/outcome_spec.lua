@@ -474,6 +474,35 @@ describe("the short way of judging", function()
     assert.equal("invalid", (class(chat "[1", accepts)))
   end)
 
+  it("shows accept() the item when it can see it", function()
+    local dir <close> = support.tmpdir()
+    local answer = '{"a": "\\u00e9", "b": [1, 2.5]}'
+    local asked = chat(answer)
+    asked.custom_id = "page|1"
+    support.write(dir.path .. "/r.jsonl", json.encode(asked) .. "\n")
+    local seen
+    local function keep(value, item) seen = { value, item } return true end
+    local accepts = {
+      keep,
+      function(...) return keep(...) end,
+      function(value) return keep(value, { custom_id = "page|1", text = answer }) end,
+      coroutine.wrap(function(...)
+        local value, item = ...
+        while true do value, item = coroutine.yield(keep(value, item)) end
+      end),
+    }
+    for i, accept in ipairs(accepts) do
+      for _, scan in ipairs { outcome.scan, jsonl.scan } do
+        local policy = { expect = "json", accept = accept }
+        seen = nil
+        local record = assert(scan(dir.path .. "/r.jsonl", scan == jsonl.scan and outcome.FIELDS or policy))()
+        assert.equal("valid", outcome.class(record, policy), i)
+        assert.same({ { a = "é", b = { 1, 2.5 } }, { custom_id = "page|1", text = answer } }, seen)
+        assert.is_true(json.is_array(seen[1].b))
+      end
+    end
+  end)
+
   it("is taken for the answers that most are", function()
     local dir <close> = support.tmpdir()
     support.write(dir.path .. "/r.jsonl", json.encode(chat '{"a": 1}') .. "\n" .. json.encode(chat "text") .. "\n")

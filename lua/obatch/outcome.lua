@@ -45,8 +45,11 @@ local USUAL = {
 ---@return fun(): obatch.jsonl.Record?  what jsonl.scan returns, failures too
 function outcome.scan(path, policy)
   -- Where the policy looks at the value, decoding it is the check.
-  local is_json_enough = policy.expect == "json" and not (policy.validator or policy.accept)
-  return jsonl.scan(path, outcome.FIELDS, { usual = USUAL, json = is_json_enough and "content" or nil })
+  local options = { usual = USUAL }
+  if policy.expect == "json" then
+    options[(policy.validator or policy.accept) and "decode" or "json"] = "content"
+  end
+  return jsonl.scan(path, outcome.FIELDS, options)
 end
 
 --- Codes of an account that cannot pay: nothing sent after them can succeed either.
@@ -182,14 +185,30 @@ function outcome.answer(line, policy)
   return answer, {}
 end
 
---- What the policy's own checks say of an answer: of the value that its JSON means, or of the text.
+--- Which accept functions can see a second argument: most have one, and for them it is not made.
+local sees_item = setmetatable({}, { __mode = "k" })
+
+local function wants_item(accept)
+  local wants = sees_item[accept]
+  if wants == nil then
+    local about = debug.getinfo(accept, "u")
+    wants = about.nparams > 1 or about.isvararg
+    sees_item[accept] = wants
+  end
+  return wants
+end
+
+--- What the policy's own checks say of an answer: of the value that its JSON means, or of the text (which is that of
+--- the record when it is not given).
 local function check(value, answer, record, policy)
   if policy.validator then
     local ok, message = policy.validator(value)
     if not ok then return "invalid", "not of the schema: " .. message end
   end
-  if policy.accept then
-    local ok, message = policy.accept(value, { custom_id = record.custom_id, text = answer })
+  local accept = policy.accept
+  if accept then
+    local item = wants_item(accept) and { custom_id = record.custom_id, text = answer or record.content } or nil
+    local ok, message = accept(value, item)
     if not ok then return "invalid", message or "refused by the policy's accept()" end
   end
   return "valid"
@@ -206,10 +225,11 @@ function outcome.class(record, policy)
   if record.is_usual then
     if wants_json and not is_checked then
       if record.is_json then return "valid" end
-    elseif type(record.content) == "string" then
-      local value = record.content
-      if wants_json then value = json.decode(value) elseif text.is_blank(value) then value = nil end
-      if value ~= nil then return check(value, record.content, record, policy) end
+    elseif wants_json then
+      local value = jsonl.decode(record, "content")
+      if value ~= nil then return check(value, nil, record, policy) end
+    elseif type(record.content) == "string" and not text.is_blank(record.content) then
+      return check(record.content, record.content, record, policy)
     end
   end
 
