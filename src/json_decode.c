@@ -108,7 +108,7 @@ struct build {
 };
 
 /* Pushes the value of a scalar that is no string with escapes. */
-static void push_scalar(lua_State *L, const struct json_token *token) {
+static inline void push_scalar(lua_State *L, const struct json_token *token) {
     switch ((enum json_tape_type)token->type) {
     case TAPE_NULL:
         lua_pushlightuserdata(L, NULL);
@@ -134,7 +134,29 @@ static void push_escaped(struct build *build, const struct json_token *token) {
     push_unescaped(build->L, build->decoder, &value, &culprit); /* a tape has no lone surrogates */
 }
 
-static void push_key(struct build *build, const struct json_token *token) {
+/* memcmp(...) == 0 for what is rarely longer than 16 bytes, and never empty. */
+static inline bool is_same(const char *a, const char *b, size_t length) {
+    uint64_t words[4];
+    if (length > 16) return memcmp(a, b, length) == 0;
+    if (length >= 8) {
+        memcpy(&words[0], a, 8);
+        memcpy(&words[1], b, 8);
+        memcpy(&words[2], a + length - 8, 8);
+        memcpy(&words[3], b + length - 8, 8);
+        return words[0] == words[1] && words[2] == words[3];
+    }
+    if (length >= 4) {
+        uint32_t halves[4];
+        memcpy(&halves[0], a, 4);
+        memcpy(&halves[1], b, 4);
+        memcpy(&halves[2], a + length - 4, 4);
+        memcpy(&halves[3], b + length - 4, 4);
+        return halves[0] == halves[1] && halves[2] == halves[3];
+    }
+    return a[0] == b[0] && a[length / 2] == b[length / 2] && a[length - 1] == b[length - 1];
+}
+
+static inline void push_key(struct build *build, const struct json_token *token) {
     if (token->type == TAPE_ESCAPED) {
         push_escaped(build, token);
         return;
@@ -147,7 +169,7 @@ static void push_key(struct build *build, const struct json_token *token) {
              last = (unsigned char)(token->at + token->size)[-1];
     size_t slot = ((size_t)token->size + first * 3 + last * 5) % KEY_SLOTS;
     struct key *known = &build->decoder->keys[slot];
-    if (known->length == token->size && memcmp(known->bytes, token->at, token->size) == 0) {
+    if (known->length == token->size && is_same(known->bytes, token->at, token->size)) {
         lua_getiuservalue(build->L, build->at, FIRST_KEY + (int)slot);
         return;
     }
@@ -162,29 +184,38 @@ static int hint(uint64_t size) {
     return size < INT_MAX ? (int)size : INT_MAX;
 }
 
+static void push_container(struct build *build, const struct json_token *token);
+
 /* Pushes the value of the next token and of those that belong to it. */
-static void push_value(struct build *build) {
-    lua_State *L = build->L;
+static inline void push_value(struct build *build) {
     const struct json_token *token = build->next++;
-    if (token->type == TAPE_ARRAY) {
-        lua_createtable(L, hint(token->size), 0);
-        lua_pushvalue(L, build->mark);
-        lua_setmetatable(L, -2);
-        for (uint64_t i = 1; i <= token->size; i++) {
-            push_value(build);
-            lua_rawseti(L, -2, (lua_Integer)i);
-        }
-    } else if (token->type == TAPE_OBJECT) {
-        lua_createtable(L, 0, hint(token->size));
-        for (uint64_t i = 1; i <= token->size; i++) {
-            push_key(build, build->next++);
-            push_value(build);
-            lua_rawset(L, -3);
-        }
+    if (token->type >= TAPE_ARRAY) {
+        push_container(build, token);
     } else if (token->type == TAPE_ESCAPED) {
         push_escaped(build, token);
     } else {
-        push_scalar(L, token);
+        push_scalar(build->L, token);
+    }
+}
+
+static void push_container(struct build *build, const struct json_token *token) {
+    lua_State *L = build->L;
+    uint64_t size = token->size;
+    if (token->type == TAPE_ARRAY) {
+        lua_createtable(L, hint(size), 0);
+        lua_pushvalue(L, build->mark);
+        lua_setmetatable(L, -2);
+        for (uint64_t i = 1; i <= size; i++) {
+            push_value(build);
+            lua_rawseti(L, -2, (lua_Integer)i);
+        }
+        return;
+    }
+    lua_createtable(L, 0, hint(size));
+    for (uint64_t i = 1; i <= size; i++) {
+        push_key(build, build->next++);
+        push_value(build);
+        lua_rawset(L, -3);
     }
 }
 
