@@ -455,7 +455,8 @@ static void start_again(struct chunks *chunks, const struct chunk *chunk) {
 
 /* The oldest chunk in flight when it is ready; NULL when there is no memory for any. */
 static struct chunk *take_oldest(struct chunks *chunks) {
-    int most = chunks->reads_ahead ? pool_threads() + 1 : 1;
+    /* Enough for the others to go on with while this thread is at one, and in Lua. */
+    int most = chunks->reads_ahead ? pool_threads() + 2 : 1;
     while (chunks->in_flight < most) {
         struct chunk *chunk = new_chunk(chunks);
         if (!chunk) break;
