@@ -95,6 +95,25 @@ class Bench:
             os.rename(path + ".part", path)
         return path
 
+    def bytes_of(self, name):
+        """The size of a data file, or of all files in a folder of data."""
+        path = self.path(name)
+        if not os.path.isdir(path):
+            return os.path.getsize(path)
+        return sum(os.path.getsize(os.path.join(top, name)) for top, _, names in os.walk(path) for name in names)
+
+    def check_room(self, jobs):
+        """Whether what the jobs write has room, before any of them takes its time."""
+        free = shutil.disk_usage(self.scratch).free
+        needs = {name: ROOM[name](self) for name in jobs if name in ROOM}
+        lacking = [f"{name} {need / 1e6:,.0f} MB" for name, need in needs.items() if need > free]
+        if lacking:
+            place, most = os.path.dirname(self.scratch), max(needs.values())
+            remedy = f"make it larger (mount -o remount,size={most / 2**30 + 1:.0f}G {place})" \
+                if os.path.ismount(place) else "make room there"
+            stop(f"{place} has {free / 1e6:,.0f} MB left, and these jobs need more: {', '.join(lacking)}; {remedy}, "
+                 "name other jobs, or take a smaller --size")
+
     def make(self, name, path):
         size = self.size
         arguments = {
@@ -267,8 +286,11 @@ def megabytes(rows):
 
 
 def file_digest(path):
+    total = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
 
 
 def folder_digest(top):
@@ -285,6 +307,23 @@ def folder_digest(top):
 
 
 # ---------------------------------------------------------------- the jobs
+
+PAGE = 4096  # what a small file takes at least
+
+# The bytes that one run of a job writes to the folder for outputs, about.
+ROOM = {
+    "judge": lambda bench: bench.bytes_of("results.jsonl"),
+    "judge-null": lambda bench: bench.bytes_of("results.jsonl"),  # when it is checked
+    "accept": lambda bench: bench.bytes_of("results.jsonl"),
+    "index": lambda bench: bench.bytes_of("requests.jsonl") // bench.size["step"],
+    "images": lambda bench: bench.bytes_of("images") * 4 // 3 + bench.size["images"] * 1000,
+    "walk": lambda bench: bench.size["tree"] * 200,
+    "upload": lambda bench: bench.bytes_of("up.jsonl"),
+    "download": lambda bench: bench.bytes_of("up.jsonl"),
+    "sidecars": lambda bench: bench.bytes_of("results50k.jsonl") + bench.size["few"] * PAGE,
+    "loop": lambda bench: 5 * bench.bytes_of("requests.jsonl"),
+}
+
 
 def judge_programs(bench, results):
     def to(command, *more):
@@ -333,13 +372,12 @@ def index(bench):
 
 def images(bench):
     folder = bench.path("images")
-    size = sum(os.path.getsize(os.path.join(top, name)) for top, _, names in os.walk(folder) for name in names)
     bench.compare("images", [
         Program("limit", lambda out: [bench.program("limit"), "images", folder, out + "/part"], checked=False),
         Program("Node", lambda out: bench.node("images", folder, out + "/part")),
         Program("Python", lambda out: bench.python("images", folder, out + "/part")),
         *bench.threads(lambda out: bench.obatch("images", folder, out + "/part")),
-    ], "Python", size / 1e6, "MB", folder_digest)
+    ], "Python", bench.bytes_of("images") / 1e6, "MB", folder_digest)
 
 
 def walk(bench):
@@ -435,9 +473,6 @@ def loop(bench):
     requests = bench.path("requests.jsonl")
     with open(requests, "rb") as file:
         count = sum(1 for _ in file)
-    need, free = 5 * os.path.getsize(requests), shutil.disk_usage(bench.scratch).free
-    if free < need:
-        stop(f"loop: {bench.scratch} has room for {free / 1e9:.1f} GB; {need / 1e9:.1f} GB are needed")
     samples = {}
     for done in range(min(bench.rounds, 3)):
         say(f"loop: round {done + 1} of {min(bench.rounds, 3)}")
@@ -528,6 +563,7 @@ def main():
         signal.signal(number, lambda caught, _: sys.exit(128 + caught))
     bench = Bench(options)
     try:
+        bench.check_room(options.jobs or JOBS)
         bench.print_machine()
         for name in options.jobs or JOBS:
             if name == "growth":
