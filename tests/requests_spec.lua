@@ -1,4 +1,5 @@
 -- A file of requests is checked whole before anything is spent, in the pass that says where each of them stands.
+local jsonl = require "obatch.jsonl"
 local requests = require "obatch.requests"
 local support = require "support"
 
@@ -133,6 +134,25 @@ describe("a file of requests", function()
     assert.truthy(check(long, 1, #long + 1))
     local words = "the request has %d bytes, more than --max-bytes (%d) allows for a whole batch"
     assert.equal(words:format(#long + 1, #long), fault_of(long, 1, #long))
+  end)
+
+  it("that was mended while it was read is counted once", function()
+    local dir <close> = support.tmpdir()
+    local path, scan = dir.path .. "/requests.jsonl", jsonl.scan
+    support.write(path, line "a" .. "\n" .. line("b", ',"max_tokens":70') .. "\n" .. line "a" .. "\n")
+    local passes = 0
+    function jsonl.scan(...)
+      passes = passes + 1
+      if passes == 2 then support.write(path, line("b", "", RESPONSES) .. "\n") end -- who wrote it noticed, too
+      return scan(...)
+    end
+    local ok, file = pcall(requests.read, path, MAX_REQUESTS, MAX_BYTES)
+    jsonl.scan = scan
+    assert(ok, file)
+    assert.same({ 2, 1, 1, RESPONSES }, { passes, #file.groups, file.groups[1].requests, (file:takes_of(1)) })
+    assert.is_nil(select(4, file:takes_of(1)))
+    assert.same({ 1, 0 }, { #file.takes, #file.limits })
+    file:close()
   end)
 
   it("is told all its faults in one go", function()

@@ -17,6 +17,8 @@ local requests = {}
 ---@field path string
 ---@field index obatch.jsonl.Index    by custom_id; it has all of them
 ---@field groups { url: string, model: string, requests: integer, bytes: integer, batches: integer }[]  as limits cut
+---@field takes integer[]   ordinal -> tokens in, and the number of its group
+---@field limits integer[]  ordinal -> tokens out, where the request names a limit
 local Requests = {}
 Requests.__index = Requests
 
@@ -82,6 +84,7 @@ local GROUP_BITS = 24
 --- that they came on first: remembering them is what only a file with duplicates pays for.
 local function read(self, max_requests, max_bytes, first_line)
   local path, faults = self.path, {}
+  self.groups, self.takes, self.limits = {}, {}, {}
   local function fault(number, message) faults[#faults + 1] = ("%s:%d: %s"):format(path, number, message) end
 
   local has_mark = fs.read(path, 3) == "\xEF\xBB\xBF"
@@ -139,10 +142,7 @@ end
 ---@return string[]|nil faults  all of them, each "path:line: what is wrong"
 ---@return string|nil code  where the file was not read to its end: INTERRUPTED, or what the disk says
 function requests.read(path, max_requests, max_bytes)
-  local self = setmetatable({ path = path, groups = {},
-    takes = {},     -- ordinal -> tokens in, and the number of its group
-    limits = {},    -- ordinal -> tokens out, where the request names a limit
-  }, Requests)
+  local self = setmetatable({ path = path }, Requests)
   local faults, code = read(self, max_requests, max_bytes)
   if self.index and self.index.duplicates > 0 then
     self:close()
