@@ -346,21 +346,34 @@ static int index_id(lua_State *L) {
     return 1;
 }
 
+/* 0, or ESTALE where the file is not what it was; else an errno. */
+static int look_again(const struct index *index) {
+    struct stat now;
+    if (fstat(index->fd, &now) != 0) return errno;
+    bool same = now.st_size == index->status.st_size &&
+                now.st_mtim.tv_sec == index->status.st_mtim.tv_sec &&
+                now.st_mtim.tv_nsec == index->status.st_mtim.tv_nsec;
+    return same ? 0 : ESTALE;
+}
+
+/* check() -> true: the file is what was indexed, as far as its size and time tell */
+static int index_check(lua_State *L) {
+    int error = look_again(check_index(L));
+    if (error) return fail_index(L, error);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 int jsonl_index_span(lua_State *L, int at, int ordinal, struct jsonl_span *span) {
     const struct index *index = luaL_checkudata(L, at, INDEX);
     lua_Integer number = luaL_checkinteger(L, ordinal);
-    struct stat now;
     luaL_argcheck(L, index->fd >= 0, at, "the index is closed");
     luaL_argcheck(L, number >= 1 && (lua_Unsigned)number <= index->count, ordinal, "no such line");
     const struct entry *entry = &index->entries[number - 1];
     lua_getiuservalue(L, at, 1);
     *span = (struct jsonl_span){lua_tostring(L, -1), index->fd, entry->offset, entry->length};
     lua_pop(L, 1);
-    if (fstat(span->fd, &now) != 0) return errno;
-    bool same = now.st_size == index->status.st_size &&
-                now.st_mtim.tv_sec == index->status.st_mtim.tv_sec &&
-                now.st_mtim.tv_nsec == index->status.st_mtim.tv_nsec;
-    return same ? 0 : ESTALE;
+    return look_again(index);
 }
 
 static int index_length(lua_State *L) {
@@ -383,9 +396,11 @@ static int index_get(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"at", index_at},         {"close", close_index}, {"find", index_find},
-    {"id", index_id},         {"line", index_line},   {"__len", index_length},
-    {"__close", close_index}, {"__gc", close_index},  {NULL, NULL},
+    {"at", index_at},        {"check", index_check},
+    {"close", close_index},  {"find", index_find},
+    {"id", index_id},        {"line", index_line},
+    {"__len", index_length}, {"__close", close_index},
+    {"__gc", close_index},   {NULL, NULL},
 };
 
 void jsonl_open_index(lua_State *L) {

@@ -146,9 +146,11 @@ static bool find_places(struct places *places) {
     return n > 0 && n < PATH_MAX && is_home(places->home);
 }
 
-/* Any error value becomes a message with a traceback; the traceback holds no values, so no key. */
+/* Any error value becomes a message with a traceback; the traceback holds no values, so no key. One
+ * that was caught and is raised once more may have its own. */
 static int with_traceback(lua_State *L) {
     const char *message = luaL_tolstring(L, 1, NULL);
+    if (strstr(message, "\nstack traceback:\n")) return 1;
     luaL_traceback(L, L, message, 1);
     return 1;
 }

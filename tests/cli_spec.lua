@@ -203,6 +203,16 @@ describe("a script", function()
     assert.equal("2\tscript.lua\ta b\t--c\t2\ta b\n", out)
   end)
 
+  it("that raises what it has caught with a traceback has that one told, and no other", function()
+    local code, _, err = run([[
+      local function inner() error "broken" end
+      local _, caught = xpcall(inner, debug.traceback)
+      error(caught, 0)]])
+    assert.equal(1, code)
+    assert.matches("^obatch: [^\n]*script%.lua:1: broken\nstack traceback:\n.*script%.lua:2: in local 'chunk'", err)
+    assert.equal(1, select(2, err:gsub("stack traceback:", "")))
+  end)
+
   it("in ./scripts comes before an installed one of the same name", function()
     local dir <close> = support.tmpdir()
     assert(fs.mkdir(dir.path .. "/scripts"))

@@ -100,6 +100,35 @@ describe("the job folder", function()
     loop.check(job, loop.usual(6))
   end)
 
+  for moment, hook in pairs { ["while it waits"] = "model", ["while it judges"] = "accept",
+    ["while it decides what comes next"] = "action" } do
+    it("stops with what is to be done when its request file is written over " .. moment, function()
+      for _, change in ipairs { "(text:gsub('r%-', 'R-'))", "text:match('[^\\n]*\\n')", "''" } do
+        local count = hook == "accept" and 1 or 6 -- the only one is good: nothing more is to be sent
+        local job <close> = loop.job { requests = loop.lines(count) }
+        local old = support.read(job.requests)
+        local overwrite = ("local text = %q\nlocal file = io.open(%q, 'w')\nfile:write(%s)\nfile:close()\n"):format(
+          old, job.requests, change)
+        if hook == "model" then
+          job:set_model("if request.custom_id == 'r-1' and asked == 1 then\n" .. overwrite .. "end\n" .. loop.MODEL)
+        else
+          job:set_policy(("local before = policy.%s\nfunction policy.%s(...)\n%s\n"
+            .. "if before then return before(...) end\nreturn true\nend"):format(hook, hook, overwrite))
+        end
+        local box <close> = job:sandbox()
+        job:run(box)
+        assert.equal(2, job.code, job.err)
+        says(job, "obatch: " .. job.requests .. " was changed while the job was running. Put its old content back")
+        loop.check_clean(job)
+        assert.falsy(fs.stat(job.base .. "/final_results.jsonl"))
+        support.write(job.requests, old)
+        job:set_policy ""
+        job:run(box)
+        loop.check(job, loop.usual(count))
+      end
+    end)
+  end
+
   it("survives a journal whose last line is torn", function()
     local job <close> = loop.job {}
     local box <close> = job:sandbox()

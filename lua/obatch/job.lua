@@ -400,6 +400,8 @@ function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
     group.part.tokens_in = group.part.tokens_in + (tokens_in or 0)
     group.part.tokens_out = group.part.tokens_out + (tokens_out or 0)
   end
+  if index then ok, message, code = index:check() end -- a line that the policy has changed is no copy, but from there
+  if not ok then return nil, message, code end
   for key, group in pairs(open) do
     ok, message, code = finish(group)
     if not ok then return nil, message, code end

@@ -484,11 +484,12 @@ function Ledger:pieces(name, put, n) pieces[name](self, put, n) end
 --- Writes files, whole or not at all: make(puts) calls puts[what] for the pieces of each, until that returns false.
 ---@param targets { what: string, path: string }[]
 ---@param name string  what people call them together
+---@param index obatch.jsonl.Index  of the request file
 ---@param make fun(puts: table<string, fun(text: string): boolean>)
 ---@return true|nil ok
 ---@return string|nil message
 ---@return string|nil code
-local function write_files(targets, name, make)
+local function write_files(targets, name, index, make)
   local stage, bytes = progress.stage("writing " .. name, { unit = "bytes" }), 0
   local ok, message, code = true, nil, nil
   local files, puts = {}, {}
@@ -508,6 +509,7 @@ local function write_files(targets, name, make)
     end
   end
   make(puts)
+  if ok then ok, message, code = index:check() end -- the ids in them are read from it
   for _, file in ipairs(files) do
     if ok then ok, message, code = file:commit() end
   end
@@ -523,7 +525,8 @@ end
 ---@return string|nil message
 ---@return string|nil code
 function Ledger:write_file(path, name, n)
-  return write_files({ { what = "it", path = path } }, name, function(puts) self:pieces(name, puts.it, n) end)
+  return write_files({ { what = "it", path = path } }, name, self.index,
+    function(puts) self:pieces(name, puts.it, n) end)
 end
 
 --- Writes the files of iteration n, which was added last.
@@ -548,7 +551,7 @@ function Ledger:write_final()
   for _, name in ipairs(ledger.FINAL) do
     if OF_GOOD[name] then targets[#targets + 1] = { what = OF_GOOD[name], path = self.job.dir .. "/" .. name } end
   end
-  local ok, message, code = write_files(targets, "the results", function(puts) good_pieces(self, puts) end)
+  local ok, message, code = write_files(targets, "the results", self.index, function(puts) good_pieces(self, puts) end)
   if ok then ok, message, code = self:write_file(self.job.dir .. "/given_up.jsonl", "given_up.jsonl") end
   if not ok then return nil, message, code end
   local totals = { valid = 0, given_up = 0, left = 0 }

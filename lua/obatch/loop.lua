@@ -121,22 +121,9 @@ end
 ---@field is_over? boolean       what is left takes more than the whole budget, each one alone: no run will send it
 ---@field table string           the text of the closing table
 
---- Brings the requests of a file to their end. base_dir then holds final_results.jsonl, corrected_results.json and
---- given_up.jsonl. After a failure the same call goes on; USAGE and CHANGED are the user's to correct first.
----@param options obatch.loop.Options
----@return obatch.loop.Result|nil result
----@return string|nil message
----@return string|nil code
-function loop.run(options)
+--- loop.run for what is in the request file. Raises where that is changed meanwhile and cannot be read as it was.
+local function run(options, file, max_requests, max_bytes)
   local api, rules = options.api, options.rules
-  local max_requests = options.max_requests or request.MAX_REQUESTS
-  local max_bytes = options.max_bytes or request.MAX_BYTES
-  local function read()
-    if not options.requests then return requests.read(options.original, max_requests, max_bytes) end
-  end
-  local own <close>, faults, trouble = read()
-  if faults then return nil, table.concat(faults, "\n"), trouble or "CHANGED" end
-  local file = options.requests or own
   local current
   local the_job <close>, message, code = job.open(options.base_dir, options.original)
   if not the_job then return nil, message, code end
@@ -156,7 +143,8 @@ function loop.run(options)
     delete_remote = options.delete_remote, output_expires_after = options.output_expires_after }
 
   local function judge(n)
-    local added, why, what = book:add(n)
+    local added, why, what = file.index:check() -- or else no answer finds its request
+    if added then added, why, what = book:add(n) end
     if not added then return nil, why, what end
     return book:write_iteration(n)
   end
@@ -262,6 +250,32 @@ function loop.run(options)
   return { requests = book.index.count, valid = totals.valid, given_up = totals.given_up, left = totals.left,
     iterations = n, stop_reason = stopped and stopped.message, is_over = stopped and stopped.is_over,
     table = book:table() }
+end
+
+--- Brings the requests of a file to their end. base_dir then holds final_results.jsonl, corrected_results.json and
+--- given_up.jsonl. After a failure the same call goes on; USAGE and CHANGED are the user's to correct first.
+---@param options obatch.loop.Options
+---@return obatch.loop.Result|nil result
+---@return string|nil message
+---@return string|nil code
+function loop.run(options)
+  local max_requests = options.max_requests or request.MAX_REQUESTS
+  local max_bytes = options.max_bytes or request.MAX_BYTES
+  local function read()
+    if not options.requests then return requests.read(options.original, max_requests, max_bytes) end
+  end
+  local own <close>, faults, trouble = read()
+  if faults then return nil, table.concat(faults, "\n"), trouble or "CHANGED" end
+  local file = options.requests or own
+  local function traced(raised) return debug.traceback(tostring(raised), 2) end
+  local is_whole, result, message, code = xpcall(run, traced, options, file, max_requests, max_bytes)
+  if result and is_whole then return result end
+  if (not is_whole or code == "CHANGED") and not file.index:check() then
+    return nil, ("%s was changed while the job was running. Put its old content back and run the same command again to "
+      .. "go on: what is submitted goes on at the service, and nothing is lost"):format(options.original), "CHANGED"
+  end
+  if not is_whole then error(result, 0) end
+  return nil, message, code
 end
 
 return loop

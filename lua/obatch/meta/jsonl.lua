@@ -135,6 +135,12 @@ function Index:at(ordinal) end
 ---@return string|nil code
 function Index:id(ordinal) end
 
+--- Whether the file is what was indexed, as far as its size and time tell. One that was replaced by another file is.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  "CHANGED": it was written over
+function Index:check() end
+
 --- The text of a line.
 ---@param which string|integer  its id or its ordinal
 ---@return string|nil text
