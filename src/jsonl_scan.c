@@ -13,14 +13,16 @@
 #define CHUNK "obatch.jsonl.chunk"
 
 /* Chunks of records that Lua has let go of come back when the collector finds them, and it does not
- * see how large they are: from so many bytes on it is called. */
+ * see how large they are: from so many bytes on it is called. Where it does not find them, records
+ * are kept, and a list is made of those of later chunks: the ones that are left after a collection
+ * are made whole, so that their chunk can go. */
 enum { OUTSTANDING = 2 * 1024 * 1024 };
 
-/* A chunk whose records are in Lua, as a userdata. The user value is the scanner, which was there
- * first and so goes last. */
+/* A chunk whose records are in Lua, as a userdata. Its user values are the scanner, which was there
+ * first and so goes last, and the list of records. */
 struct box {
-    struct chunk *chunk;
-    lua_Integer first; /* number of its first line */
+    struct chunk *chunk; /* NULL when nobody needs it any more */
+    lua_Integer first;   /* number of its first line */
     /* The record that was handed out last, so as to know it again, and its line. Its memory may be
      * another record's by now, but then that one was handed out later. */
     const void *record;
@@ -35,12 +37,15 @@ struct scanner {
     size_t next;         /* of its lines */
     lua_Integer number;
     size_t outstanding, most; /* bytes of chunks that are in boxes */
+    lua_Integer listed;       /* boxes with a list of records; 0: none has */
     int indexed;              /* the field by which lines are indexed, or -1 */
     bool is_whole;
 };
 
-/* User values of a scanner. */
-enum { PATH = 1, FIELDS, TEXTS, RECORDS, LINES_OF, USER_VALUES = LINES_OF };
+/* User values of a scanner, and of a box. The last three: the metatable of records, the list of the
+ * current box, the boxes that have one. */
+enum { PATH = 1, FIELDS, TEXTS, LINES_OF, RECORDS, LIST, BOXES, USER_VALUES = BOXES };
+enum { BOX_SCANNER = 1, BOX_LIST, BOX_VALUES = BOX_LIST };
 
 /* What a record has besides the fields of the plan; in the table of fields, their names have these
  * numbers, and those of the plan have theirs from 1. Those below SPOILED are in the record from the
@@ -210,7 +215,7 @@ int jsonl_scan(lua_State *L) {
 static const struct chunk_line *find_line(lua_State *L, int record, const struct box *box) {
     const struct chunk *chunk = box->chunk;
     int has_number, has_offset;
-    if (!chunk) return NULL; /* in a finalizer that comes after the box's own */
+    if (!chunk) return NULL; /* made whole; or in a finalizer that comes after the box's own */
     if (lua_topointer(L, record) == box->record) return box->line;
     lua_pushliteral(L, "number");
     lua_rawget(L, record);
@@ -316,20 +321,26 @@ static int raw_next(lua_State *L) {
     return lua_next(L, 1) ? 2 : (lua_pushnil(L), 1);
 }
 
+/* Makes everything that the record at a stack index has. */
+static void make_whole(lua_State *L, int record, const struct box *box, int numbers) {
+    const struct chunk_line *line = find_line(L, record, box);
+    if (!line) return;
+    int name = lua_gettop(L) + 1;
+    for (lua_pushnil(L); lua_next(L, numbers); lua_settop(L, name)) {
+        lua_pushvalue(L, name);
+        if (lua_rawget(L, record) != LUA_TNIL) continue;
+        push_field(L, box->chunk, line, lua_tointeger(L, name + 1), numbers);
+        lua_pushvalue(L, name);
+        lua_insert(L, -2);
+        lua_rawset(L, record);
+    }
+}
+
 /* pairs(record): everything is made first. */
 static int record_pairs(lua_State *L) {
-    const struct box *box = lua_touserdata(L, lua_upvalueindex(1));
     luaL_checktype(L, 1, LUA_TTABLE);
-    const struct chunk_line *line = find_line(L, 1, box);
     lua_settop(L, 1);
-    for (lua_pushnil(L); line && lua_next(L, lua_upvalueindex(2)); lua_settop(L, 2)) {
-        lua_pushvalue(L, 2);
-        if (lua_rawget(L, 1) != LUA_TNIL) continue;
-        push_field(L, box->chunk, line, lua_tointeger(L, 3), lua_upvalueindex(2));
-        lua_pushvalue(L, 2);
-        lua_insert(L, -2);
-        lua_rawset(L, 1);
-    }
+    make_whole(L, 1, lua_touserdata(L, lua_upvalueindex(1)), lua_upvalueindex(2));
     lua_pushcfunction(L, raw_next);
     lua_pushvalue(L, 1);
     return 2;
@@ -463,6 +474,7 @@ static int jsonl_decode(lua_State *L) {
         return 1;
     }
     const struct chunk_line *line = line_of_record(L, 1, lua_upvalueindex(3), &box);
+    if (box && !box->chunk) return lua_pushnil(L), 1; /* made whole, and it has no such field */
     if (!line) return luaL_argerror(L, 1, "a record of jsonl.scan expected");
     lua_pushvalue(L, 2);
     lua_rawget(L, -2);
@@ -502,24 +514,90 @@ static const char *path_of(lua_State *L, int index) {
     return lua_tostring(L, -1); /* stays on the stack, and in the user value */
 }
 
-static int free_box(lua_State *L) {
-    struct box *box = luaL_checkudata(L, 1, CHUNK);
-    if (!box->chunk || lua_getiuservalue(L, 1, 1) != LUA_TUSERDATA) return 0;
-    struct scanner *scanner = lua_touserdata(L, -1);
+static void release_chunk(struct scanner *scanner, struct box *box) {
+    if (!box->chunk) return;
     scanner->outstanding -= chunk_size(box->chunk);
     chunks_give_back(&scanner->chunks, box->chunk);
     box->chunk = NULL;
     box->record = NULL;
+}
+
+static int free_box(lua_State *L) {
+    struct box *box = luaL_checkudata(L, 1, CHUNK);
+    if (lua_getiuservalue(L, 1, BOX_SCANNER) == LUA_TUSERDATA)
+        release_chunk(lua_touserdata(L, -1), box);
     return 0;
 }
 
-static void close_chunks(lua_State *L, int index, struct scanner *scanner) {
-    chunks_close(&scanner->chunks);
+/* Lets go of the box whose records are being handed out. */
+static void leave_box(lua_State *L, int index, struct scanner *scanner) {
     if (scanner->box) scanner->box->record = NULL;
     scanner->box = NULL;
     scanner->chunk = NULL;
     lua_pushnil(L);
     lua_setiuservalue(L, index, RECORDS);
+    lua_pushnil(L);
+    lua_setiuservalue(L, index, LIST);
+}
+
+static void close_chunks(lua_State *L, int index, struct scanner *scanner) {
+    chunks_close(&scanner->chunks);
+    leave_box(L, index, scanner);
+}
+
+/* Pushes a table whose values may go. */
+static void push_list(lua_State *L) {
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+}
+
+/* Has the records of the box at a stack index listed, and the box itself. */
+static void list_box(lua_State *L, struct scanner *scanner, int box) {
+    push_list(L);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, box, BOX_LIST);
+    lua_setiuservalue(L, 1, LIST);
+    lua_getiuservalue(L, 1, BOXES);
+    lua_pushvalue(L, box);
+    lua_rawseti(L, -2, scanner->listed++);
+    lua_pop(L, 1);
+}
+
+/* Makes the listed records whole that are still there, and gives their chunks back. */
+static void settle_boxes(lua_State *L, struct scanner *scanner) {
+    int top = lua_gettop(L);
+    luaL_checkstack(L, 2 * LUA_MINSTACK, NULL);
+    lua_getiuservalue(L, 1, FIELDS);
+    lua_getiuservalue(L, 1, BOXES);
+    for (lua_pushnil(L); lua_next(L, top + 2); lua_settop(L, top + 3)) {
+        struct box *box = lua_touserdata(L, top + 4);
+        lua_getiuservalue(L, top + 4, BOX_LIST);
+        for (lua_pushnil(L); lua_next(L, top + 5); lua_settop(L, top + 6))
+            make_whole(L, top + 7, box, top + 1);
+        release_chunk(scanner, box);
+        lua_pushvalue(L, top + 3);
+        lua_pushnil(L);
+        lua_rawset(L, top + 2);
+    }
+    lua_settop(L, top);
+}
+
+static void collect(lua_State *L, struct scanner *scanner) {
+    lua_gc(L, LUA_GCCOLLECT);
+    if (scanner->listed > 0) {
+        settle_boxes(L, scanner);
+    } else if (scanner->outstanding > OUTSTANDING / 2) {
+        push_list(L);
+        lua_setiuservalue(L, 1, BOXES);
+        scanner->listed = 1;
+    }
+    /* Where much is kept, or the collector has much to do, it is called less often. */
+    size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024;
+    scanner->most = 2 * scanner->outstanding + heap / 2;
+    if (scanner->most < OUTSTANDING) scanner->most = OUTSTANDING;
 }
 
 /* Pushes a method of records, whose upvalues are their box and the numbers of fields. */
@@ -531,24 +609,15 @@ static void push_method(lua_State *L, lua_CFunction method, int box) {
 
 /* Lets the records of the last chunk go and takes the next one; false at the end. */
 static bool next_chunk(lua_State *L, struct scanner *scanner) {
-    if (scanner->box) scanner->box->record = NULL;
-    scanner->box = NULL;
-    scanner->chunk = NULL;
-    lua_pushnil(L);
-    lua_setiuservalue(L, 1, RECORDS);
-    if (scanner->outstanding > scanner->most) {
-        lua_gc(L, LUA_GCCOLLECT);
-        /* Where records are kept, or the collector has much to do, it is called less often. */
-        size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024;
-        scanner->most = 2 * scanner->outstanding + heap / 2;
-        if (scanner->most < OUTSTANDING) scanner->most = OUTSTANDING;
-    }
+    leave_box(L, 1, scanner);
+    if (scanner->outstanding > scanner->most) collect(L, scanner);
     int top = lua_gettop(L);
-    struct box *box = lua_newuserdatauv(L, sizeof *box, 1);
+    struct box *box = lua_newuserdatauv(L, sizeof *box, BOX_VALUES);
     *box = (struct box){.first = scanner->number + 1};
     luaL_setmetatable(L, CHUNK);
     lua_pushvalue(L, 1);
-    lua_setiuservalue(L, -2, 1);
+    lua_setiuservalue(L, -2, BOX_SCANNER);
+    if (scanner->listed > 0) list_box(L, scanner, top + 1);
     lua_createtable(L, 0, 3);
     push_method(L, record_index, top + 1);
     lua_setfield(L, -2, "__index");
@@ -628,6 +697,11 @@ static int scanner_next(lua_State *L) {
     if (line->kind != CHUNK_GOOD) set_error(L, scanner, line);
     lua_getiuservalue(L, 1, RECORDS);
     lua_setmetatable(L, 2);
+    if (scanner->listed > 0 && lua_getiuservalue(L, 1, LIST) == LUA_TTABLE) {
+        lua_pushvalue(L, 2);
+        lua_rawseti(L, -2, (lua_Integer)scanner->next);
+        lua_settop(L, 2);
+    }
     return 1;
 }
 

@@ -65,6 +65,53 @@ describe("a record of jsonl.scan", function()
     end
   end)
 
+  it("keeps the lines of records that are kept, not the chunks they came in", function()
+    local dir <close> = support.tmpdir()
+    do -- 40 MB: 160 chunks
+      local file <close> = assert(io.open(dir.path .. "/in", "wb"))
+      for i = 1, 10000 do
+        local pad = ("p"):rep(4000 + i % 99)
+        file:write(i % 64 == 1 and "broken\n" or ('{"n": %d, "a": [%d], "pad": "%s"}\n'):format(i, i, pad))
+      end
+    end
+    local grown = jsonl_files.in_own_process([[
+      local jsonl = require "obatch.jsonl"
+      local path = ...
+      local kept, lists, n = {}, {}, 0
+      print(peak(function()
+        for record in assert(jsonl.scan(path .. "/in", { n = "/n", a = "/a", pad = "/pad", none = "/none" })) do
+          if record.number % 32 == 1 then
+            kept[#kept + 1] = record
+            if record.number % 5 == 0 then lists[record] = record.a end
+          end
+        end
+      end))
+      local file = assert(io.open(path .. "/out", "wb"))
+      for i, record in ipairs(kept) do
+        n = i * 32 - 31
+        local is_bad = n % 64 == 1
+        assert(record.number == n and record.n == (not is_bad and n or nil) and record.none == nil)
+        assert(#record.text == record.length and (is_bad or #record.pad == 4000 + n % 99 and record.a[1] == n))
+        assert((record.error ~= nil) == is_bad and lists[record] == (n % 5 == 0 and record.a or nil))
+        assert(jsonl.write(file, record))
+        assert(jsonl.find(record, is_bad and "bro" or '"n": ' .. n))
+        assert(jsonl.sub(record, 1, 1) == (is_bad and "b" or "{"))
+        assert(jsonl.decode(record, "none") == nil and jsonl.decode(record, "pad") == nil)
+        local seen = 0
+        for _ in pairs(record) do seen = seen + 1 end
+        assert(seen == (is_bad and 6 or 7), seen)
+      end
+      assert(#kept == 313 and file:close())
+    ]], dir.path)
+    assert.is_true(tonumber(grown) < 25, grown)
+    local lines, n = {}, 0
+    for line in io.lines(dir.path .. "/in", "L") do
+      n = n + 1
+      if n % 32 == 1 then lines[#lines + 1] = line end
+    end
+    assert.equal(table.concat(lines), support.read(dir.path .. "/out"))
+  end)
+
   it("knows a record's line whichever of number and offset somebody has written over", function()
     local dir <close> = file_with('{"n": 1}\n{"n": 2}\n{"n": 3}\n')
     local one, two, three = table.unpack(all_records(dir.file, { n = "/n" }))
