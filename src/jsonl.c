@@ -1,5 +1,6 @@
-/* obatch.jsonl: files of lines that are JSON each. The reader is here, records are in jsonl_scan.c,
- * the index is in jsonl_index.c, the writer and its images are in jsonl_writer.c. */
+/* obatch.jsonl: files of lines that are JSON each. The reader is here, the scanner and its records
+ * are in jsonl_scan.c and jsonl_record.c, the index is in jsonl_index.c, the writer and its images
+ * are in jsonl_writer.c. */
 #include "jsonl.h"
 #include "obatch.h"
 #include "options.h"
