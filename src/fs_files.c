@@ -95,12 +95,18 @@ static int place_open(struct place *place, const char *path, size_t length) {
     return place->fd < 0 ? errno : 0;
 }
 
+/* The disk itself, with which another way to write the same file has no better luck. */
+static bool is_of_disk(int error) {
+    return error == ENOSPC || error == EDQUOT || error == EFBIG || error == EIO || error == EROFS;
+}
+
 static int write_one(struct place *place, const char *path, const char *text, size_t length) {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     if (!atomic_load_explicit(&has_no_nameless, memory_order_relaxed) && *name &&
-        place_open(place, path, (size_t)(name - path)) == 0 &&
-        write_nameless(place->fd, name, text, length) == 0)
-        return 0;
+        place_open(place, path, (size_t)(name - path)) == 0) {
+        int error = write_nameless(place->fd, name, text, length);
+        if (!error || is_of_disk(error)) return error;
+    }
     /* Whatever it was: the usual way gets over it, or says what is wrong. */
     return write_beside(path, text, length);
 }
@@ -230,8 +236,9 @@ static int files_close(lua_State *L) {
 }
 
 /* fs.files() -> files, with write, finish and close. For thousands of small files: each is written
- * as fs.write(path, text, "later") does it, by other threads while Lua goes on. Closed without a
- * finish, those that were given last may not be there. */
+ * as fs.write(path, text, "later") does it, by other threads while Lua goes on; but what an earlier
+ * run has left of it (see os_part_name) may stay. Closed without a finish, those that were given
+ * last may not be there. */
 int fs_files(lua_State *L) {
     struct files *files = lua_newuserdatauv(L, sizeof *files, 0);
     memset(files, 0, sizeof *files);

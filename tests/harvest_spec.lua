@@ -556,19 +556,80 @@ describe("a disk that takes no more", function()
     assert.matches(p.json, message, 1, true)
   end)
 
-  it("stops it at a text, too, while what is wrong with one image only concerns that image", function()
+  --- Harvests while files whose names end so cannot be written, which is heard of when it is waited for.
+  local function harvest_without(p, ending, code)
+    local files = fs.files
+    local _ <close> = setmetatable({}, { __close = function() fs.files = files end })
+    fs.files = function()
+      local failed, writer = {}, {}
+      function writer.write(_, path, content)
+        if path:sub(-#ending) ~= ending then return fs.write(path, content) end
+        failed[#failed + 1] = path
+        return true
+      end
+      function writer.finish()
+        local path = table.remove(failed, 1)
+        if path then return nil, "cannot write " .. path .. ": as the test wants", code, path end
+        return true
+      end
+      return setmetatable(writer, { __close = function() end })
+    end
+    return p:harvest()
+  end
+
+  it("stops it at what was given to other threads, before anything is noted as done", function()
+    for _, ending in ipairs { ".txt", ".json" } do
+      local p <close> = project("a.jpg", "b.jpg")
+      p:results(answer(p:id(1), "one"), answer(p:id(2), "two"))
+      local ok, message, code = harvest_without(p, ending, "ENOSPC")
+      assert.same({ nil, "ENOSPC" }, { ok, code })
+      assert.matches("a.jpg" .. ending, message, 1, true)
+      assert.same({}, p.noted)
+      assert.is_nil(fs.stat(p.data .. "/provenance.jsonl"))
+    end
+  end)
+
+  it("goes on where only one image is concerned, and tells and notes what is true in the end", function()
+    local p <close> = project("a.jpg", "b.jpg", "c.jpg")
+    p:results(answer(p:id(1), "one"), answer(p:id(2), "two"), answer(p:id(3), "three"))
+    local counts = assert(harvest_without(p, "b.jpg.txt", "ELOOP"))
+    assert.same({ 2, 1 }, { counts.written, counts.unwritten })
+    assert.same({ p:id(2) }, { p.noted[1].custom_id, p.noted[2] })
+    assert.matches("answered, but its text cannot be written: .*as the test wants", p.noted[1].reason)
+    local said = support.read(p.data .. "/provenance.jsonl")
+    assert.is_truthy(said:find("a.jpg", 1, true) and said:find("c.jpg", 1, true) and not said:find("b.jpg", 1, true))
+
+    local q <close> = project("a.jpg", "b.jpg")
+    q:results(answer(q:id(1), "one"), answer(q:id(2), "two"))
+    counts = assert(harvest_without(q, "a.jpg.json", "ENAMETOOLONG"))
+    assert.same({ 2, 0 }, { counts.written, counts.unwritten })
+    assert.matches("a.jpg.json: as the test wants", table.concat(q.log, "\n"), 1, true)
+  end)
+
+  it("leaves nothing of a run that was killed while it wrote", function()
     local p <close> = project("a.jpg", "b.jpg")
     p:results(answer(p:id(1), "one"), answer(p:id(2), "two"))
-    local write = fs.write
-    local _ <close> = setmetatable({}, { __close = function() fs.write = write end })
-    fs.write = function(path, ...)
-      if path:find("%.txt$") then return nil, path .. ": No space left on device", "ENOSPC" end
-      return write(path, ...)
+    local result = p.json .. "/batch_1/" .. p:id(1) .. ".json"
+    fs.mkdir(p.json .. "/batch_1")
+    for _, path in ipairs { p.items[1].path .. ".txt.part", result .. ".part", p.json .. "/batch_1/other.json.part" } do
+      support.write(path, "half a")
     end
-    local ok, _, code = p:harvest()
-    assert.is_nil(ok)
-    assert.equal("ENOSPC", code)
-    assert.same({}, p.noted)
-    assert.is_nil(fs.stat(p.data .. "/provenance.jsonl"))
+    fs.mkdir(p.items[2].path .. ".txt.part") -- this is the user's
+    assert.equal(2, assert(p:harvest()).written)
+    assert.same({ "a.jpg", "a.jpg.txt", "b.jpg", "b.jpg.txt", "b.jpg.txt.part", "provenance.jsonl" }, fs.list(p.data))
+    assert.same({ p:id(1) .. ".json", p:id(2) .. ".json" }, fs.list(p.json .. "/batch_1"))
+  end)
+
+  it("keeps the first of two texts for one image, though it is still on its way", function()
+    local p <close> = project("a.jpg")
+    support.shell(("ln -s data %s/named"):format(support.quote(p.path)))
+    for _, folder in ipairs { p.data, p.path .. "/named" } do
+      p.items[2] = { custom_id = "another", path = folder .. "/a.jpg", image_dir = folder }
+      p.part.files = {}
+      p:results(answer(p:id(1), "one"), answer("another", "two"))
+      local counts = assert(p:harvest())
+      assert.same({ 1, 1, "one" }, { counts.written, counts.kept, p:text(1) })
+      fs.remove(p.items[1].path .. ".txt")
+    end
   end)
 end)

@@ -124,10 +124,66 @@ function Harvest:know_items()
     end
   end
   self.items = items
+  local _, first = next(items)
+  for _, item in pairs(items) do
+    -- One may lie in the other: a text on its way would not be seen by another name of its image.
+    if item.image_dir ~= first.image_dir then self.write_new = nil end
+  end
   return true
 end
 
 -- ---------------------------------------------------------------- the files written
+
+--- Takes away what a run that was killed may have left of a file that has no name until it is whole now.
+local function remove_part(path)
+  local part = path .. ".part"
+  local stat = fs.lstat(part)
+  if stat and (stat.type == "file" or stat.type == "link") then return fs.remove(part) end
+  return true
+end
+
+--- Says why a good answer is not beside its image. False for what would befall every other one, too.
+local function unwritten(found, message, code)
+  if not OF_ONE_IMAGE[code] then return false end
+  found.written, found.changed = false, nil
+  found.reason = code == "ENOENT" and "answered, but the image is not there any more"
+    or "answered, but its text cannot be written: " .. message
+  return true
+end
+
+--- Hears of a file that another thread could not write, some time after it was given away.
+---@param path string
+---@param message string
+---@param code string
+---@return boolean goes_on  false: nothing more can be written
+function Harvest:not_written(path, message, code)
+  for id, found in pairs(self.found) do
+    if found.written == "written" and sidecar.text_path(self.items[id].path) == path then
+      return unwritten(found, message, code)
+    end
+  end
+  if OF_ONE_NAME[code] then self.note("JSON results that cannot be written", "%s", message) end
+  return OF_ONE_NAME[code] == true
+end
+
+--- Gives a file away to be written; without one, waits for all of them. A failure may be that of a file before.
+---@param path? string
+---@param content? string
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code
+function Harvest:give(path, content)
+  while true do
+    local ok, message, code, failed
+    if path then
+      ok, message, code, failed = self.files:write(path, content)
+    else
+      ok, message, code, failed = self.files:finish()
+    end
+    if ok then return true end
+    if not self:not_written(failed, message, code) then return nil, message, code end
+  end
+end
 
 --- The sidecar.folder of an item's images.
 ---@param item table
@@ -161,6 +217,15 @@ function Harvest:json_folder(relative)
   if fs.absolute(dir) ~= root:gsub("/$", "") .. "/" .. relative then
     return nil, ("%s is a link, or lies behind one: remove it"):format(text.printable(dir)), "LINK"
   end
+  local names
+  names, message, code = fs.list(dir)
+  if not names then return nil, message, code end
+  for _, name in ipairs(names) do
+    local result = name:match "^(.*)%.part$"
+    ok, message, code = true, nil, nil
+    if result then ok, message, code = remove_part(dir .. "/" .. result) end
+    if not ok then return nil, message, code end
+  end
   self.json_folders[relative] = true
   return dir
 end
@@ -180,7 +245,7 @@ function Harvest:write_json(item, line)
     folder, message, code = self:json_folder(path:match("^(.*)/"))
     if folder then
       path = folder .. path:match("/[^/]*$")
-      ok, message, code = fs.write(path, (json.pretty(line) or line) .. "\n", "later")
+      ok, message, code = self:give(path, (json.pretty(line) or line) .. "\n")
     end
   end
   if ok then return true end
@@ -226,18 +291,17 @@ function Harvest:write_text(item, found)
   local result
   result, message, code = folder:check(item.path)
   if result then result, message, code = make_room(item) end
-  if result then result, message, code = folder:write(item.path, found.text, self.overwrite) end
+  if result and self.given[item.path] then result, message, code = self:give() end -- to see what is there
+  if result then result, message, code = folder:write(item.path, found.text, self.overwrite, self.write_new) end
   if code == "OUTSIDE" and self.part.legacy and not self.image_dir then
     return nil, message .. ". Its batch is of an earlier script: name the images' folder with --image-dir", "USAGE"
   end
   if not result then
-    if not OF_ONE_IMAGE[code] then return nil, message, code end
-    found.written = false
-    found.reason = code == "ENOENT" and "answered, but the image is not there any more"
-      or "answered, but its text cannot be written: " .. message
-    return true
+    if unwritten(found, message, code) then return true end
+    return nil, message, code
   end
   found.written = result
+  self.given[item.path] = true
   self.to_sync[item.image_dir] = item.path:match("^(.*/)") or "."
   if result == "kept" then
     self.note("other texts", "%s: another text is there and stays (the new one is in %s)",
@@ -500,10 +564,17 @@ end
 function harvest.part(part, options)
   local self = setmetatable({ part = part, record = part.record, shelf = options.shelf, rules = options.rules,
     json_dir = options.json_dir, image_dir = options.image_dir, overwrite = options.overwrite,
-    folders = {}, to_sync = {}, json_folders = {}, found = {},
+    folders = {}, to_sync = {}, json_folders = {}, found = {}, given = {},
     counts = { submitted = 0, written = 0, same = 0, kept = 0, unwritten = 0, blank = 0, json = 0, changed = 0,
       foreign = 0 },
   }, Harvest)
+  local files <close> = fs.files()
+  self.files = files
+  function self.write_new(path, content)
+    local ok, message, code = remove_part(path)
+    if not ok then return nil, message, code end
+    return self:give(path, content)
+  end
   local finish
   self.note, finish = progress.notes(options.log)
 
@@ -511,6 +582,7 @@ function harvest.part(part, options)
   for _, path in ipairs(part.files) do
     if ok then ok, message, code = self:take_file(path) end
   end
+  if ok then ok, message, code = self:give() end -- what is told from here on is true
   finish()
   if not ok then return nil, message, code end
   self:count()

@@ -154,10 +154,12 @@ end
 ---@param image string
 ---@param content string
 ---@param overwrite? boolean  replace what is there, and take the label away
+---@param write_new? fun(path: string, content: string): true|nil, string|nil, string|nil  writes where nothing is,
+---   now or later, in the place of fs.write
 ---@return "written"|"same"|"kept"|nil result  "same": it is there already; "kept": another one is
 ---@return string|nil message
 ---@return string|nil code  those of `check`, ENAMETOOLONG, or what the system says
-function Folder:write(image, content, overwrite)
+function Folder:write(image, content, overwrite, write_new)
   local ok, message, code = self:check(image)
   if not ok then return nil, message, code end
   local path, label = sidecar.text_path(image), sidecar.label_path(image)
@@ -175,7 +177,11 @@ function Folder:write(image, content, overwrite)
 
   local result = "same"
   if not same(own) then
-    ok, message, code = fs.write(path, content, "later")
+    if write_new and own == nil and labelled == nil then
+      ok, message, code = write_new(path, content)
+    else
+      ok, message, code = fs.write(path, content, "later")
+    end
     if not ok then return nil, message, code end
     result = "written"
   end

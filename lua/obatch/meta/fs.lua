@@ -134,7 +134,7 @@ function Files:finish() end
 function Files:close() end
 
 --- For thousands of small files: each is written as fs.write(path, content, "later") does it, by other threads while
---- Lua goes on.
+--- Lua goes on; but a path .. ".part" that an earlier run has left may stay.
 ---@return obatch.fs.Files files
 function fs.files() end
 
