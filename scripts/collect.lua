@@ -340,6 +340,9 @@ line:close()
 if not ok then
   if code == "USAGE" then return cli.fail(2, "%s", message) end
   if code == "EINTR" or code == "INTERRUPTED" then return cli.fail(130, "interrupted") end
+  if code == "EACCES" or code == "EROFS" or code == "EPERM" then
+    return cli.fail(1, "%s\nobatch: name another place with --to DIR", message)
+  end
   return cli.fail(1, "%s", message)
 end
 local summary = { dir = args.dir, to = target, files = json.array { RAW, OBJECT }, sha256 = digests,

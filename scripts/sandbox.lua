@@ -103,13 +103,14 @@ if args.models then
 end
 
 local folder <close> = work_folder(args.dir)
-local box <close>, trouble = sandbox.open {
+local box <close>, trouble, code = sandbox.open {
   host = args.host, port = args.port, dir = folder.path, model = model, faults = rules, seed = args.seed,
   batch_seconds = args.batch_seconds, models = models, null_ids = args.null_ids,
   missing_input = args.missing_input, refuse_large = args.large_files,
   skip_blank = args.blank_lines == "skip", max_errors = args.max_errors, lax_uploads = args.lax_uploads,
   no_cancelled_lines = args.no_cancelled_lines, range = args.range,
 }
+if code == "EADDRINUSE" then return cli.fail(1, "%s: take another --port (0: a free one)", trouble) end
 if not box then return cli.fail(1, "%s", trouble) end
 
 print(("listening on http://%s:%d"):format(args.host:find(":", 1, true) and "[" .. args.host .. "]" or args.host,

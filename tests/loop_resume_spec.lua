@@ -79,6 +79,7 @@ describe("the job folder", function()
       job:run(box)
       assert.equal(1, job.code)
       says(job, job.base .. " is in use")
+      says(job, "Wait for that, or stop it with Ctrl-C: nothing is lost\nobatch: then run the same command again")
       assert.same({}, job:asked())
     end
     job:run(box)

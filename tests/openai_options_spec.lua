@@ -151,6 +151,12 @@ describe("the options of a command", function()
     assert.same({}, { headers["openai-organization"], headers["openai-project"] })
   end)
 
+  it("say which option lets plain http go elsewhere", function()
+    environment = { OPENAI_API_KEY = KEY, OPENAI_BASE_URL = "http://example.com/v1" }
+    assert.equal("OPENAI_BASE_URL: plain http would send everything in the clear; use https, or say --allow-plain-http",
+      fails(from()))
+  end)
+
   it("pass on the flag for plain http, the log and the settling time", function()
     environment = { OPENAI_API_KEY = KEY, OPENAI_BASE_URL = origin() .. "/v1" }
     local client, allowed = http.client, {}

@@ -551,11 +551,14 @@ describe("a sandbox that is killed", function()
     assert.equal(total, batch.usage.total_tokens)
   end)
 
-  it("is the only one in its folder", function()
+  it("is the only one in its folder, and at its port", function()
     local box <close> = support.sandbox {}
     local code, _, complaint = support.obatch("sandbox", "--port", "0", "--dir", box.dir)
     assert.equal(1, code)
     assert.truthy(complaint:find("held by pid", 1, true))
+    code, _, complaint = support.obatch("sandbox", "--port", tostring(box.port))
+    assert.equal(1, code)
+    assert.truthy(complaint:find("in use: take another --port (0: a free one)", 1, true))
   end)
 end)
 

@@ -182,7 +182,10 @@ function job.open(dir, original)
   if not ok then return nil, message, code end
   local lock
   lock, message, code = fs.lock(dir .. "/lock")
-  if not lock then return nil, code == "LOCKED" and ("%s is in use: %s"):format(dir, message) or message, code end
+  if code == "LOCKED" then
+    message = ("%s is in use: %s. Wait for that, or stop it with Ctrl-C: nothing is lost"):format(dir, message)
+  end
+  if not lock then return nil, message, code end
 
   local self = new(dir)
   self.lock = lock

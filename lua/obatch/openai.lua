@@ -576,7 +576,8 @@ function openai.from_options(options, rules, log)
   probe, message, code = api.client:start { url = base }
   if not probe then
     api:close()
-    return nil, (options.api_url and "--api-url: " or "OPENAI_BASE_URL: ") .. message:gsub("^GET: ", ""), code
+    message = message:gsub("^GET: ", ""):gsub("allow plain http$", "say --allow-plain-http")
+    return nil, (options.api_url and "--api-url: " or "OPENAI_BASE_URL: ") .. message, code
   end
   probe:cancel()
   return api
