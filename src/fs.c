@@ -330,11 +330,10 @@ static int fs_holder(lua_State *L) {
 
 /* ---- digests and chance ---- */
 
-/* Hashes what comes, at most so many bytes. */
+/* Takes in what comes, at most so many bytes. */
 static int hash_fd(int fd, struct digest *hash, lua_Integer most, lua_Integer *length) {
     unsigned char bytes[CHUNK];
     *length = 0;
-    digest_init(hash);
     while (*length < most) {
         lua_Integer left = most - *length;
         ssize_t n = read(fd, bytes, left < CHUNK ? (size_t)left : sizeof bytes);
@@ -347,9 +346,8 @@ static int hash_fd(int fd, struct digest *hash, lua_Integer most, lua_Integer *l
     return 0;
 }
 
-/* fs.sha256(path [, offset, length]) -> 64 hex digits, bytes read | nil, message, CODE. Of the
- * whole file, or of so many of its bytes from the offset (from 0) on, as far as there are any. */
-static int fs_sha256(lua_State *L) {
+/* The digest of a file, see fs.sha256. */
+static int push_digest(lua_State *L, enum digest_kind kind) {
     const char *path = obatch_check_path(L, 1);
     lua_Integer offset = luaL_optinteger(L, 2, 0), most = luaL_optinteger(L, 3, LUA_MAXINTEGER);
     luaL_argcheck(L, offset >= 0, 2, "negative offset");
@@ -357,16 +355,27 @@ static int fs_sha256(lua_State *L) {
     struct digest hash;
     unsigned char digest[DIGEST_LENGTH];
     lua_Integer length = 0;
+    digest_init(&hash, kind);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fs_fail(L, "open", path, errno);
     int error = offset > 0 && lseek(fd, (off_t)offset, SEEK_SET) < 0 ? errno : 0;
     if (!error) error = hash_fd(fd, &hash, most, &length);
     close(fd);
     if (error) return fs_fail(L, "read", path, error);
-    digest_finish(&hash, digest);
-    obatch_push_hex(L, digest, sizeof digest);
+    obatch_push_hex(L, digest, digest_finish(&hash, digest));
     lua_pushinteger(L, length);
     return 2;
+}
+
+/* fs.sha256(path [, offset, length]) -> 64 hex digits, bytes read | nil, message, CODE. Of the
+ * whole file, or of so many of its bytes from the offset (from 0) on, as far as there are any. */
+static int fs_sha256(lua_State *L) {
+    return push_digest(L, DIGEST_SHA256);
+}
+
+/* fs.fingerprint: the same with what is enough to know a file again, in 32 hex digits. */
+static int fs_fingerprint(lua_State *L) {
+    return push_digest(L, DIGEST_FINGERPRINT);
 }
 
 /* fs.sha256_text(text) -> 64 hex digits */
@@ -375,10 +384,9 @@ static int fs_sha256_text(lua_State *L) {
     const char *text = luaL_checklstring(L, 1, &length);
     struct digest hash;
     unsigned char digest[DIGEST_LENGTH];
-    digest_init(&hash);
+    digest_init(&hash, DIGEST_SHA256);
     digest_update(&hash, text, length);
-    digest_finish(&hash, digest);
-    obatch_push_hex(L, digest, sizeof digest);
+    obatch_push_hex(L, digest, digest_finish(&hash, digest));
     return 1;
 }
 
@@ -410,17 +418,29 @@ void fs_make_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_C
 int luaopen_obatch_fs(lua_State *L) {
     static const luaL_Reg lock_methods[] = {{"close", lock_close}, {NULL, NULL}};
     static const luaL_Reg functions[] = {
-        {"absolute", fs_absolute}, {"append", fs_append},
-        {"create", fs_create},     {"files", fs_files},
-        {"holder", fs_holder},     {"last_byte", fs_last_byte},
-        {"list", fs_list},         {"lock", fs_lock},
-        {"lstat", fs_lstat},       {"mkdir", fs_mkdir},
-        {"random", fs_random},     {"read", fs_read},
-        {"remove", fs_remove},     {"rename", fs_rename},
-        {"sha256", fs_sha256},     {"sha256_text", fs_sha256_text},
-        {"stat", fs_stat},         {"state", fs_state},
-        {"sync", fs_sync},         {"walk", fs_walk},
-        {"write", fs_write},       {NULL, NULL},
+        {"absolute", fs_absolute},
+        {"append", fs_append},
+        {"create", fs_create},
+        {"files", fs_files},
+        {"holder", fs_holder},
+        {"last_byte", fs_last_byte},
+        {"list", fs_list},
+        {"lock", fs_lock},
+        {"lstat", fs_lstat},
+        {"mkdir", fs_mkdir},
+        {"random", fs_random},
+        {"read", fs_read},
+        {"remove", fs_remove},
+        {"rename", fs_rename},
+        {"sha256", fs_sha256},
+        {"sha256_text", fs_sha256_text},
+        {"fingerprint", fs_fingerprint},
+        {"stat", fs_stat},
+        {"state", fs_state},
+        {"sync", fs_sync},
+        {"walk", fs_walk},
+        {"write", fs_write},
+        {NULL, NULL},
     };
     /* A file at the size limit of the process is an error of write(), which append takes back; by
      * default it would kill, behind a torn line. */

@@ -60,9 +60,8 @@ struct create {
     int fd;     /* -1 when closed */
     int broken; /* the errno of the first failure; nothing can follow it */
     bool whole; /* what was copied last ends with a newline */
-    bool hashing;
     lua_Integer bytes;
-    struct digest sha;
+    struct digest digest;
     char *buffer;
     size_t buffered;
     char *part; /* where it is written; behind path, in the same memory */
@@ -78,26 +77,28 @@ static int create_close(lua_State *L) {
     return fs_succeed(L);
 }
 
-/* fs.create(path [, { sha256 = true }]) -> file | nil, message, CODE. For what is not in memory as
- * a whole: like fs.write, the file has its name only when it is complete, which is when commit()
- * returns. Closed before that, it leaves nothing. sha256: commit() tells that of the file. */
+/* fs.create(path [, { sha256 = true or fingerprint = true }]) -> file | nil, message, CODE. For
+ * what is not in memory as a whole: like fs.write, the file has its name only when it is complete,
+ * which is when commit() returns. Closed before that, it leaves nothing. sha256: commit() tells
+ * that of the file. */
 int fs_create(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
-    bool hashing = false;
+    enum digest_kind kind = DIGEST_NONE;
     if (!lua_isnoneornil(L, 2)) {
-        static const char *const known[] = {"sha256", NULL};
+        static const char *const known[] = {"fingerprint", "sha256", NULL};
         options_check(L, 2, known);
-        hashing = options_boolean(L, 2, "sha256", false);
+        if (options_boolean(L, 2, "fingerprint", false)) kind = DIGEST_FINGERPRINT;
+        if (options_boolean(L, 2, "sha256", false)) kind = DIGEST_SHA256;
     }
     size_t size = strlen(path) + 1;
     struct create *file = lua_newuserdatauv(L, sizeof *file + 2 * size + OS_PART_ROOM, 0);
-    *file = (struct create){.fd = -1, .hashing = hashing};
+    *file = (struct create){.fd = -1};
     memcpy(file->path, path, size);
     file->part = file->path + size;
     os_part_name(path, file->part);
     luaL_setmetatable(L, CREATE_TYPE);
     file->buffer = malloc(CHUNK);
-    digest_init(&file->sha);
+    digest_init(&file->digest, kind);
     if (!file->buffer) return luaL_error(L, "not enough memory");
     int error = os_create(file->part, &file->fd);
     return error ? fs_fail(L, "write", error == EEXIST ? file->part : path, error) : 1;
@@ -119,7 +120,7 @@ static int create_flush(struct create *file) {
 
 static int create_emit(struct create *file, const char *bytes, size_t length) {
     if (file->broken) return file->broken;
-    if (file->hashing) digest_update(&file->sha, bytes, length);
+    digest_update(&file->digest, bytes, length);
     if (file->buffered + length > CHUNK && create_flush(file)) return file->broken;
     if (length >= CHUNK) {
         file->broken = os_write_all(file->fd, bytes, length);
@@ -191,21 +192,22 @@ static int create_finish(struct create *file) {
     return os_sync_parent(file->path);
 }
 
-/* file:commit() -> { bytes =, sha256 = hex or nil } | nil, message, CODE. The file has its name,
- * and both are on disk; it is closed. */
+/* file:commit() -> { bytes =, sha256 or fingerprint = hex } | nil, message, CODE. The file has its
+ * name, and both are on disk; it is closed. */
 static int create_commit(lua_State *L) {
     struct create *file = check_create(L);
     unsigned char digest[DIGEST_LENGTH];
     int error = create_finish(file);
-    digest_finish(&file->sha, digest);
+    enum digest_kind kind = file->digest.kind;
+    size_t size = digest_finish(&file->digest, digest);
     create_close(L);
     if (error) return fs_fail(L, "write", file->path, error);
     lua_createtable(L, 0, 2);
     lua_pushinteger(L, file->bytes);
     lua_setfield(L, -2, "bytes");
-    if (file->hashing) {
-        obatch_push_hex(L, digest, sizeof digest);
-        lua_setfield(L, -2, "sha256");
+    if (size > 0) {
+        obatch_push_hex(L, digest, size);
+        lua_setfield(L, -2, kind == DIGEST_SHA256 ? "sha256" : "fingerprint");
     }
     return 1;
 }

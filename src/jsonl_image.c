@@ -135,7 +135,7 @@ static int emit_base64(struct writer *writer, int fd, uint64_t size, struct dige
         if (n < 0) return errno;
         if (n == 0) return ESTALE;
         done += (uint64_t)n;
-        if (sha) digest_update(sha, bytes, (size_t)n);
+        digest_update(sha, bytes, (size_t)n);
         writer->buffered += simd_base64(writer->buffer + writer->buffered, bytes, (size_t)n);
     }
     return 0;
@@ -161,16 +161,15 @@ int writer_emit_image(struct writer *writer, struct insert *insert) {
     const struct image *image = insert->image;
     struct stat now;
     struct digest sha;
-    digest_init(&sha);
+    digest_init(&sha, writer_hashes(writer) ? DIGEST_SHA256 : DIGEST_NONE);
     int error = latest.image == image ? 0 : reopen(image);
     if (error) return error;
-    error = emit_base64(writer, latest.fd, (uint64_t)image->status.st_size,
-                        writer->hashing ? &sha : NULL);
+    error = emit_base64(writer, latest.fd, (uint64_t)image->status.st_size, &sha);
     keep_open(NULL, -1);
     if (error) return error;
     if (stat(image->path, &now) != 0) return errno;
     if (!is_same(image, &now)) return ESTALE;
-    if (writer->hashing) digest_finish(&sha, insert->sha256);
+    digest_finish(&sha, insert->sha256);
     return 0;
 }
 

@@ -18,12 +18,10 @@
 
 /* Hashes so that the state at the beginning of an unfinished line is kept. */
 static int block_write(struct writer *writer, const char *bytes, size_t length, size_t line) {
-    if (writer->hashing) {
-        digest_update(&writer->sha, bytes, line);
-        if (line < length) {
-            writer->sha_line = writer->sha;
-            digest_update(&writer->sha, bytes + line, length - line);
-        }
+    digest_update(&writer->digest, bytes, line);
+    if (line < length) {
+        writer->digest_line = writer->digest;
+        digest_update(&writer->digest, bytes + line, length - line);
     }
     return os_write_all(writer->fd, bytes, length);
 }
@@ -109,7 +107,7 @@ static void take_back(struct writer *writer) {
     if (land(writer, 0)) return;
     writer->buffered = writer->line = 0;
     writer->torn = false;
-    writer->sha = writer->sha_line;
+    writer->digest = writer->digest_line;
     if (ftruncate(writer->fd, (off_t)writer->bytes) != 0 ||
         lseek(writer->fd, (off_t)writer->bytes, SEEK_SET) < 0)
         writer->broken = errno;
@@ -158,31 +156,33 @@ static int close_writer(lua_State *L) {
     return 0;
 }
 
-/* create(path [, { max_lines =, max_bytes =, sha256 = true }]) -> writer. Without a limit there is
- * none. sha256: commit() tells that of the file, and images know theirs. */
+/* create(path [, { max_lines =, max_bytes =, sha256 = true or fingerprint = true }]) -> writer.
+ * Without a limit there is none. sha256: commit() tells that of the file, and images know theirs;
+ * fingerprint: commit() tells what the file can be known by again, which is had sooner. */
 int jsonl_create(lua_State *L) {
     const char *path = obatch_check_path(L, 1);
     size_t length = strlen(path);
     lua_Integer max_lines = LUA_MAXINTEGER, max_bytes = LUA_MAXINTEGER;
-    bool hashing = false;
+    enum digest_kind kind = DIGEST_NONE;
     if (!lua_isnoneornil(L, 2)) {
-        static const char *const known[] = {"max_lines", "max_bytes", "sha256", NULL};
+        static const char *const known[] = {"fingerprint", "max_bytes", "max_lines", "sha256",
+                                            NULL};
         options_check(L, 2, known);
         max_lines = options_integer(L, 2, "max_lines", max_lines, 1, LUA_MAXINTEGER);
         max_bytes = options_integer(L, 2, "max_bytes", max_bytes, 1, LUA_MAXINTEGER);
-        hashing = options_boolean(L, 2, "sha256", false);
+        if (options_boolean(L, 2, "fingerprint", false)) kind = DIGEST_FINGERPRINT;
+        if (options_boolean(L, 2, "sha256", false)) kind = DIGEST_SHA256;
     }
     size_t room = (length + 1) + (length + OS_PART_ROOM);
     struct writer *writer = lua_newuserdatauv(L, sizeof *writer + room, 0);
-    *writer = (struct writer){
-        .fd = -1, .max_lines = max_lines, .max_bytes = max_bytes, .hashing = hashing};
+    *writer = (struct writer){.fd = -1, .max_lines = max_lines, .max_bytes = max_bytes};
     memcpy(writer->path, path, length + 1);
     writer->part = writer->path + length + 1;
     os_part_name(path, writer->part);
     luaL_setmetatable(L, WRITER);
 
     writer->buffer = malloc(JSONL_BLOCK);
-    digest_init(&writer->sha);
+    digest_init(&writer->digest, kind);
     if (!writer->buffer) return luaL_error(L, "not enough memory");
     int error = os_create(writer->part, &writer->fd);
     return error ? obatch_fail_errno(L, writer->part, error) : 1;
@@ -303,7 +303,7 @@ static int writer_put(lua_State *L) {
         if (error && !writer->broken) return refuse_image(L, writer, insert->image, error);
     }
     if (!writer_emit(writer, text->data + done, text->length - done)) writer_emit(writer, "\n", 1);
-    for (size_t i = 0; i < writer->insert_count && writer->hashing && !writer->broken; i++) {
+    for (size_t i = 0; i < writer->insert_count && writer_hashes(writer) && !writer->broken; i++) {
         struct image *image = writer->inserts[i].image;
         image->hashed = true;
         memcpy(image->sha256, writer->inserts[i].sha256, sizeof image->sha256);
@@ -320,7 +320,7 @@ static int finish(struct writer *writer) {
     return writer->broken;
 }
 
-/* commit() -> { lines =, bytes =, sha256 = hex or nil }; the file has its name, durably. */
+/* commit() -> { lines =, bytes =, sha256 or fingerprint = hex }; the file has its name, durably. */
 static int writer_commit(lua_State *L) {
     struct writer *writer = jsonl_check_writer(L, 1);
     int error = finish(writer);
@@ -331,7 +331,8 @@ static int writer_commit(lua_State *L) {
     error = os_sync_parent(writer->path);
 
     unsigned char digest[DIGEST_LENGTH];
-    digest_finish(&writer->sha, digest);
+    enum digest_kind kind = writer->digest.kind;
+    size_t size = digest_finish(&writer->digest, digest);
     close_writer(L);
     if (error) return obatch_fail_errno(L, writer->path, error);
     lua_createtable(L, 0, 3);
@@ -339,9 +340,9 @@ static int writer_commit(lua_State *L) {
     lua_setfield(L, -2, "lines");
     lua_pushinteger(L, writer->bytes);
     lua_setfield(L, -2, "bytes");
-    if (writer->hashing) {
-        obatch_push_hex(L, digest, sizeof digest);
-        lua_setfield(L, -2, "sha256");
+    if (size > 0) {
+        obatch_push_hex(L, digest, size);
+        lua_setfield(L, -2, kind == DIGEST_SHA256 ? "sha256" : "fingerprint");
     }
     return 1;
 }

@@ -51,9 +51,8 @@ struct writer {
     int fd;     /* -1 when closed */
     int broken; /* the errno of the first write that failed; nothing can follow it */
     lua_Integer lines, bytes, max_lines, max_bytes;
-    bool hashing;
-    struct digest sha;      /* of what was given to the file */
-    struct digest sha_line; /* the same up to where the unfinished line begins */
+    struct digest digest;      /* of what was given to the file */
+    struct digest digest_line; /* the same up to where the unfinished line begins */
     char *buffer;
     size_t buffered;
     size_t line; /* where the unfinished line begins in the buffer */
@@ -66,6 +65,11 @@ struct writer {
     char *part; /* where it is written; behind path, in the same memory */
     char path[];
 };
+
+/* Whether it makes SHA-256, of images too. */
+static inline bool writer_hashes(const struct writer *writer) {
+    return writer->digest.kind == DIGEST_SHA256;
+}
 
 /* The argument, which must be an open writer. */
 struct writer *jsonl_check_writer(lua_State *L, int arg);

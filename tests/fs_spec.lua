@@ -579,6 +579,10 @@ describe("fs", function()
       assert.is_nil(fs.stat(dir.path .. "/f"))
       local content = "a1\none\ntwo\n" .. long .. "\nthree" .. long
       assert.same({ bytes = #content, sha256 = fs.sha256_text(content) }, file:commit())
+      local known <close> = assert(fs.create(dir.path .. "/known", { fingerprint = true }))
+      assert(known:write(content))
+      assert.same({ bytes = #content, fingerprint = fs.fingerprint(dir.path .. "/f") }, known:commit())
+      fs.remove(dir.path .. "/known")
       assert.is_true(fs.read(dir.path .. "/f") == content)
       assert.same({ "cut", "empty", "f", "whole" }, fs.list(dir.path))
       assert.has_error(function() file:write("x") end)
@@ -745,6 +749,29 @@ describe("fs", function()
       assert.same({ "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0", 1000000 },
         { fs.sha256(dir.path .. "/f") })
       assert.equal("ENOENT", select(3, fs.sha256(dir.path .. "/none")))
+    end)
+
+    it("a fingerprint is the same for the same bytes for ever, and another for others", function()
+      local path, seen = dir.path .. "/f", {}
+      local function of(bytes, ...)
+        support.write(path, bytes)
+        return { fs.fingerprint(path, ...) }
+      end
+      assert.same({ "9c969465aaec7ef4788c3de312aaf310", 3 }, of "abc") -- journals hold such
+      assert.same({ "9c969465aaec7ef4788c3de312aaf310", 3 }, of("12abc45", 2, 3))
+      assert.same({ "e6a3e5dec470b8053c33ba579b65d223", 0 }, of "")
+      assert.same({ "008461450fd97dc0d8146ba520913bc3", 1000000 }, of(("a"):rep(1000000)))
+      local bytes = ("The quick brown fox. "):rep(4000)
+      for i = 0, 400 do
+        local at = i * 209 % #bytes + 1
+        local changed = bytes:sub(1, at - 1) .. string.char(bytes:byte(at) ~ 1 << i % 8) .. bytes:sub(at + 1)
+        for _, other in ipairs { changed, bytes:sub(1, at), ("\0"):rep(at) } do
+          local fingerprint = of(other)[1]
+          assert.is_true(not seen[fingerprint] or seen[fingerprint] == other)
+          seen[fingerprint] = other
+        end
+      end
+      assert.equal("ENOENT", select(3, fs.fingerprint(dir.path .. "/none")))
     end)
 
     it("random gives as many digits as asked, and others each time", function()

@@ -89,7 +89,7 @@ end
 
 --- As an older obatch would have left it: the journal does not say what was downloaded.
 local function without_digests(self)
-  edit_journal(self, function(event) event.digests, event.sha256 = nil, nil end)
+  edit_journal(self, function(event) event.digests, event.fingerprint = nil, nil end)
 end
 
 describe("fsck of a finished job", function()
@@ -205,7 +205,7 @@ describe("fsck of a finished job", function()
   hopeless("a download that is shorter than it was", in_file(download_name, half),
     "were downloaded. Its lines are in the merged results, too. Restore it")
   hopeless("a download that is not what it was", in_file(download_name, other_value),
-    "it is not what was downloaded (SHA-256)")
+    "it is not what was downloaded (by its digest)")
   hopeless("a request file that is missing",
     function(self) assert(fs.remove(self.base .. "/iteration_1/batch_requests_iteration_1_p001.jsonl")) end,
     "batch_requests_iteration_1_p001.jsonl: the request file is missing")
@@ -218,7 +218,7 @@ describe("fsck of a finished job", function()
   end, "Is a directory")
   hopeless("a request file that is not what was planned",
     in_file("iteration_2/batch_requests_iteration_2.jsonl", function(text) return text:gsub("Trans", "trans", 1) end),
-    "not what the journal planned (SHA-256)")
+    "not what the journal planned (by its digest)")
   hopeless("a request in two parts", function(self)
     edit(self, "iteration_1/batch_requests_iteration_1_p002.jsonl", function(text)
       return text .. lines_of(support.read(self.base .. "/iteration_1/batch_requests_iteration_1_p001.jsonl"))[2]

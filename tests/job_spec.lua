@@ -32,17 +32,23 @@ local function open(dir)
   return the_job ~= nil, message, code
 end
 
+--- What a file of these bytes is known by.
+local function known_by(bytes)
+  local dir <close> = support.tmpdir()
+  support.write(dir.path .. "/file", bytes)
+  return { { bytes = #bytes, fingerprint = fs.fingerprint(dir.path .. "/file") } }
+end
+
 describe("a job knows its request file", function()
   it("by the digests of its parts, where they are the file from its beginning to its end", function()
     local dir <close> = support.tmpdir()
     local pieces, parts = plan(dir, WHOLE, 3)
     assert.equal(2, #parts)
-    for i, part in ipairs(parts) do assert.same({ bytes = part.bytes, sha256 = part.sha256 }, pieces[i]) end
-    assert.equal(fs.sha256_text(LINES[4] .. "\n"), pieces[2].sha256)
+    for i, part in ipairs(parts) do assert.same({ bytes = part.bytes, fingerprint = part.fingerprint }, pieces[i]) end
+    assert.same(known_by(LINES[4] .. "\n"), { pieces[2] })
     assert.is_true(open(dir))
   end)
 
-  local one = { { bytes = #WHOLE, sha256 = fs.sha256_text(WHOLE) } }
   local cases = {
     ["lines of two models"] = { WHOLE, function(i) return nil, i % 2 == 0 and "m" or "n" end },
     ["a line that is not sent as it stands"] = { WHOLE, function(i) return i == 2 and LINES[2] or nil end },
@@ -54,7 +60,7 @@ describe("a job knows its request file", function()
     it("by that of the whole, where there is or are " .. name, function()
       local dir <close> = support.tmpdir()
       local pieces = plan(dir, case[1], 3, case[2])
-      assert.same({ { bytes = #case[1], sha256 = fs.sha256_text(case[1]) } }, pieces)
+      assert.same(known_by(case[1]), pieces)
       assert.is_true(open(dir))
     end)
   end
@@ -81,19 +87,26 @@ describe("a job knows its request file", function()
     assert.equal("CHANGED", select(3, open(dir)))
   end)
 
-  it("by the one digest that older journals have", function()
-    local dir <close> = support.tmpdir()
-    plan(dir, WHOLE, 3)
-    local path, lines = dir.path .. "/job/journal.jsonl", {}
-    for line in support.read(path):gmatch "[^\n]+" do
-      local event = json.decode(line)
-      event.pieces = nil
-      if event.original then event.original.sha256 = one[1].sha256 end
-      lines[#lines + 1] = json.encode(event) .. "\n"
+  it("by the SHA-256 of the whole, or of its pieces, that older journals have", function()
+    for _, of_pieces in ipairs { false, true } do
+      local dir <close> = support.tmpdir()
+      plan(dir, WHOLE, 3)
+      local path, lines = dir.path .. "/job/journal.jsonl", {}
+      for line in support.read(path):gmatch "[^\n]+" do
+        local event = json.decode(line)
+        local at = 0
+        for _, piece in ipairs(of_pieces and event.pieces or {}) do
+          piece.fingerprint, piece.sha256 = nil, fs.sha256_text(WHOLE:sub(at + 1, at + piece.bytes))
+          at = at + piece.bytes
+        end
+        if not of_pieces then event.pieces = nil end
+        if event.original and not of_pieces then event.original.sha256 = fs.sha256_text(WHOLE) end
+        lines[#lines + 1] = json.encode(event) .. "\n"
+      end
+      support.write(path, table.concat(lines))
+      assert.is_true(open(dir))
+      support.write(dir.path .. "/requests", WHOLE:sub(1, -3) .. "x\n")
+      assert.equal("CHANGED", select(3, open(dir)))
     end
-    support.write(path, table.concat(lines))
-    assert.is_true(open(dir))
-    support.write(dir.path .. "/requests", "x" .. WHOLE:sub(2))
-    assert.equal("CHANGED", select(3, open(dir)))
   end)
 end)

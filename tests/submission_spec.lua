@@ -238,6 +238,40 @@ describe("what changed on this disk", function()
     end
   end)
 
+  --- The journal as an older obatch wrote it, with SHA-256 where there are fingerprints now.
+  local function make_older(dir)
+    local journal, lines = dir.path .. "/base/journal.jsonl", {}
+    for line in support.read(journal):gmatch "[^\n]+" do
+      local event = json.decode(line)
+      for _, part in ipairs(event.parts or {}) do
+        part.fingerprint, part.sha256 = nil, fs.sha256(path(dir, part.file))
+      end
+      for name, digest in pairs(event.digests or {}) do
+        digest.fingerprint, digest.sha256 = nil, fs.sha256(path(dir, name))
+      end
+      lines[#lines + 1] = json.encode(event) .. "\n"
+    end
+    support.write(journal, table.concat(lines))
+    assert.is_nil(support.read(journal):match "iteration_1[^\n]*fingerprint[^\n]*lines")
+  end
+
+  it("and what an older journal knows by SHA-256 is checked by that", function()
+    for _, spoil in ipairs { "", "echo >>F" } do
+      local dir <close> = planned(2, 1)
+      make_older(dir)
+      os.execute((spoil:gsub("F", path(dir, "batch_requests_iteration_1_p002.jsonl"))))
+      local api = service()
+      assert.is_true(run(dir, api).done)
+      assert.equal(spoil == "" and 2 or 1, api.uploads)
+
+      make_older(dir)
+      api = service()
+      os.execute((spoil:gsub("F", path(dir, "batch-1_output.jsonl"))))
+      assert.is_true(run(dir, api).done)
+      assert.same(spoil == "" and {} or { output = 1 }, api.downloads)
+    end
+  end)
+
   it("nor by the run that has planned it, however alike the file looks", function()
     for _, spoil in ipairs { "", "rm F", "cp F F2; mv F2 F; echo >>F", "sed -i s/Transcribe/transcribe/ F",
       "cp -p F F2; printf '[' | dd of=F conv=notrunc 2>/dev/null; touch -r F2 F" } do

@@ -71,9 +71,11 @@ function downloads.take(run, part)
   local digests = {}
   for _, kind in ipairs { "output", "error" } do
     local path = run.store:download_path(part, kind)
-    local sha256, bytes = fs.sha256(path)
+    local fingerprint, bytes = fs.fingerprint(path)
     for _, name in ipairs(files) do
-      if sha256 and path:match("[^/]*$") == name then digests[name] = { bytes = bytes, sha256 = sha256 } end
+      if fingerprint and path:match("[^/]*$") == name then
+        digests[name] = { bytes = bytes, fingerprint = fingerprint }
+      end
     end
   end
   return run:record(part, { event = "downloaded", batch_id = part.batch_id, files = files, digests = digests,

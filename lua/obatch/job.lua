@@ -21,7 +21,8 @@ local job = {}
 --- parts where these hold the whole file, so that no byte of it is hashed twice.
 ---@class obatch.job.Piece
 ---@field bytes integer
----@field sha256 string
+---@field fingerprint? string
+---@field sha256? string       in older journals
 
 ---@class obatch.Job
 ---@field dir string
@@ -154,16 +155,11 @@ end
 ---@return string|nil message
 ---@return string|nil code
 function job.is_original(path, known)
-  if known.sha256 then
-    local sha256, message, code = fs.sha256(path)
-    if not sha256 then return nil, message, code end
-    return sha256 == known.sha256
-  end
+  if known.sha256 then return part_events.is_known(path, known) end
   local offset = 0
   for _, piece in ipairs(known.pieces or {}) do
-    local sha256, message, code = fs.sha256(path, offset, piece.bytes)
-    if not sha256 then return nil, message, code end
-    if sha256 ~= piece.sha256 then return false end
+    local is_it, message, code = part_events.is_known(path, piece, offset, piece.bytes)
+    if not is_it then return is_it, message, code end
     offset = offset + piece.bytes
   end
   local stat, message, code = fs.stat(path)
@@ -261,7 +257,7 @@ end
 
 --- The pieces of the request file, to be known by, where they are not known yet: the parts of its first iteration, if
 --- these are the file from its beginning to its end, else all of it.
----@param copied { from: integer?, to: integer?, sha256: string }[]  which bytes of the file each part is; nil: none
+---@param copied { from: integer?, to: integer?, fingerprint: string }[]  which bytes of it each part is; nil: none
 ---@return true|nil ok
 ---@return obatch.job.Piece[]|string|nil pieces  nil when they are known; after a failure, the message
 ---@return string|nil code
@@ -270,12 +266,12 @@ function Job:pieces(copied)
   if original.sha256 or original.pieces then return true end
   for i, piece in ipairs(copied) do
     if piece.from ~= at then break end
-    pieces[i], at = { bytes = piece.to - at, sha256 = piece.sha256 }, piece.to
+    pieces[i], at = { bytes = piece.to - at, fingerprint = piece.fingerprint }, piece.to
   end
   if #pieces == #copied and #pieces > 0 and at == original.bytes then return true, pieces end
-  local sha256, bytes, code = fs.sha256(self.original_path)
-  if not sha256 then return nil, bytes, code end
-  return true, json.array { { bytes = bytes, sha256 = sha256 } }
+  local fingerprint, bytes, code = fs.fingerprint(self.original_path)
+  if not fingerprint then return nil, bytes, code end
+  return true, json.array { { bytes = bytes, fingerprint = fingerprint } }
 end
 
 --- Takes over batches that were submitted elsewhere as iteration n.
@@ -352,7 +348,7 @@ function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
     local part = { part = #parts + 1, file = requests_name(n, #parts + 1), endpoint = url, model = model,
       tokens_in = 0, tokens_out = 0 }
     parts[#parts + 1] = part
-    local limits = { max_lines = max_requests, max_bytes = max_bytes, sha256 = true }
+    local limits = { max_lines = max_requests, max_bytes = max_bytes, fingerprint = true }
     local writer, problem, reason = jsonl.create(folder .. part.file, limits)
     if not writer then return nil, problem, reason end
     return { part = part, writer = writer, copied = {} }
@@ -360,8 +356,8 @@ function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
   local function finish(group)
     local facts, problem, reason = group.writer:commit()
     if not facts then return nil, problem, reason end
-    group.part.lines, group.part.bytes, group.part.sha256 = facts.lines, facts.bytes, facts.sha256
-    copied[group.part.part], group.copied.sha256 = group.copied, facts.sha256
+    group.part.lines, group.part.bytes, group.part.fingerprint = facts.lines, facts.bytes, facts.fingerprint
+    copied[group.part.part], group.copied.fingerprint = group.copied, facts.fingerprint
     return true
   end
 
@@ -496,7 +492,7 @@ end
 ---@param part table
 ---@return string name
 function Round:upload_name(part)
-  return ("%s-%d-%d-%s.jsonl"):format(self.job.run, self.n, part.part, part.sha256:sub(1, 12))
+  return ("%s-%d-%d-%s.jsonl"):format(self.job.run, self.n, part.part, part_events.short_digest(part))
 end
 
 --- The metadata of the part's batch, by which it is found again.
@@ -544,7 +540,7 @@ function Round:reject(part, faults)
     { max_lines = part.lines, max_bytes = math.maxinteger })
   if not rejected then return nil, trouble, errno end
   local kept <close>, problem, reason = jsonl.create(self.job:path(n, file),
-    { max_lines = part.lines, max_bytes = part.bytes, sha256 = true })
+    { max_lines = part.lines, max_bytes = part.bytes, fingerprint = true })
   if not kept then return nil, problem, reason end
 
   for record in records do
@@ -578,7 +574,7 @@ end
 ---@return string|nil message
 ---@return string|nil code
 function Job:merge(n)
-  local out <close>, message, code = fs.create(self:merged_path(n), { sha256 = true })
+  local out <close>, message, code = fs.create(self:merged_path(n), { fingerprint = true })
   if not out then return nil, message, code end
   for _, part in ipairs(self.iterations[n].parts) do
     for _, name in ipairs(part.files or {}) do
@@ -591,7 +587,8 @@ function Job:merge(n)
   local facts
   facts, message, code = out:commit()
   if not facts then return nil, message, code end
-  return self:record { event = "merged", iteration = n, bytes = facts.bytes, sha256 = facts.sha256 }
+  return self:record { event = "merged", iteration = n, bytes = facts.bytes,
+    fingerprint = facts.fingerprint }
 end
 
 --- Adds a line to the log of iteration n.

@@ -2,7 +2,8 @@
 -- that name it, in a journal; its state is nothing but those events applied.
 --
 --   part               its number, from 1
---   file, bytes, lines, sha256, endpoint, model     as planned (none of these when adopted)
+--   file, bytes, lines, endpoint, model     as planned (none of these when adopted)
+--   fingerprint, or sha256     what the file is known by; older journals have the latter, and those of images
 --   tokens_in, tokens_out    estimates for all its requests, as planned
 --   adopted            its batch was submitted by somebody else
 --   file_id, batch_id  at the service; nil when there is none yet
@@ -15,7 +16,7 @@
 --   rejected           file of result-like lines for requests that failed validation
 --   model_refused      it is what a part was left with after lines were refused for their model
 --   files              downloaded files, in order
---   digests            file -> { bytes=, sha256= } as downloaded
+--   digests            file -> { bytes=, fingerprint=, or sha256= } as downloaded
 --   incomplete         the service may have more of its results than was downloaded
 --   is_empty           its requests went to other parts (split), or are to be planned anew (dropped)
 --   deleted            its files at the service are deleted, or to be kept there
@@ -109,12 +110,13 @@ end
 ---@param self table
 ---@param number integer
 ---@param file string  where the requests are
----@param facts { lines: integer, bytes: integer, sha256: string }  of its writer
+---@param facts { lines: integer, bytes: integer, fingerprint: string }  of its writer
 ---@return table part
 function part.successor(self, number, file, facts)
   local share = facts.bytes / self.bytes
   return { part = number, file = file, endpoint = self.endpoint, model = self.model, lines = facts.lines,
-    bytes = facts.bytes, sha256 = facts.sha256, tokens_in = (self.tokens_in or self.bytes // 4) * share // 1 | 0,
+    bytes = facts.bytes, fingerprint = facts.fingerprint,
+    tokens_in = (self.tokens_in or self.bytes // 4) * share // 1 | 0,
     tokens_out = (self.tokens_out or 0) * share // 1 | 0 }
 end
 
@@ -136,7 +138,7 @@ function part.split_file(path, self, pieces, place)
     local target, number = place(i)
     local last = self.lines * i // pieces
     local writer <close>, problem, reason = jsonl.create(target,
-      { max_lines = self.lines, max_bytes = math.maxinteger, sha256 = true })
+      { max_lines = self.lines, max_bytes = math.maxinteger, fingerprint = true })
     if not writer then return nil, problem, reason end
     while taken < last do
       local line = next_line(state)
@@ -153,6 +155,30 @@ function part.split_file(path, self, pieces, place)
   return successors
 end
 
+--- Whether the bytes of a file are those that something is known by.
+---@param path string
+---@param known { fingerprint?: string, sha256?: string }
+---@param offset? integer  from 0
+---@param length? integer  to the end
+---@return boolean|nil is_it
+---@return string|nil message
+---@return string|nil code
+function part.is_known(path, known, offset, length)
+  local digest, message, code
+  if known.fingerprint then
+    digest, message, code = fs.fingerprint(path, offset, length)
+  else
+    digest, message, code = fs.sha256(path, offset, length)
+  end
+  if not digest then return nil, message, code end
+  return digest == (known.fingerprint or known.sha256)
+end
+
+--- The beginning of what a part's request file is known by, for its name at the service.
+---@param self table
+---@return string digits
+function part.short_digest(self) return (self.fingerprint or self.sha256):sub(1, 12) end
+
 --- Which of the downloaded files of a part is not as it was downloaded. What an older journal does not know is only
 --- looked for.
 ---@param self table
@@ -162,8 +188,7 @@ function part.damaged_file(self, dir)
   for _, name in ipairs(self.files or {}) do
     name = name:match("[^/]*$")
     local path, digest = dir .. name, self.digests and self.digests[name]
-    local sha256 = digest and fs.sha256(path)
-    if digest and sha256 ~= digest.sha256 or not digest and not fs.stat(path) then return path end
+    if digest and not part.is_known(path, digest) or not digest and not fs.stat(path) then return path end
   end
 end
 

@@ -278,7 +278,7 @@ end
 ---@param part table
 ---@return string name
 function Shelf:upload_name(part)
-  return ("%s-%d-%s.jsonl"):format(self.run, part.part, part.sha256:sub(1, 12))
+  return ("%s-%d-%s.jsonl"):format(self.run, part.part, part_events.short_digest(part))
 end
 
 ---@param part table

@@ -25,6 +25,7 @@ local failed_batch = require "obatch.failed_batch"
 local flight = require "obatch.flight"
 local fs = require "obatch.fs"
 local json = require "obatch.json"
+local part_events = require "obatch.part"
 local progress = require "obatch.progress"
 local queue = require "obatch.queue"
 local tasks = require "obatch.tasks"
@@ -128,12 +129,13 @@ end
 ---@return boolean
 function Submission:is_as_planned(part)
   local path = self.store:request_path(part)
-  local sha256, message, code = nil, nil, "ENOENT"
+  local is_it, message, code = nil, nil, "ENOENT"
   if path and part.written and fs.state(path) == part.written then return true end
-  if path then sha256, message, code = fs.sha256(path) end
-  if sha256 == part.sha256 then return true end
-  if not sha256 and code ~= "ENOENT" then return self:stop(message, code, true) end
-  local what = ("part %d: %s is %s"):format(part.part, path or part.file, sha256 and "not what was planned" or "gone")
+  if path then is_it, message, code = part_events.is_known(path, part) end
+  if is_it then return true end
+  if is_it == nil and code ~= "ENOENT" then return self:stop(message, code, true) end
+  local what = ("part %d: %s is %s"):format(part.part, path or part.file,
+    is_it == false and "not what was planned" or "gone")
   if part.upload_doubt then
     return self:stop(what .. ", and may have been uploaded before it changed: put it back as it was", "CHANGED", true)
   end

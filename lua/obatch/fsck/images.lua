@@ -262,7 +262,7 @@ function Check:check_results(part, record)
     local again = part.is_completed and "Its texts were taken from it when it was stored. " .. SAVE
       or "Run download again: it downloads it again"
     progress.stage("checking " .. file)
-    local is_proven = stat and digest and stat.size == digest.bytes and fs.sha256(path) == digest.sha256
+    local is_proven = stat and digest and stat.size == digest.bytes and part_events.is_known(path, digest)
     if not stat then
       found:fault("downloaded files", path, "the downloaded file is missing (is it in another --output-dir?)", again)
     elseif digest and not is_proven then

@@ -11,6 +11,7 @@ local jsonl = require "obatch.jsonl"
 local ledger = require "obatch.ledger"
 local judging = require "obatch.fsck.judging"
 local merged = require "obatch.fsck.merged"
+local part_events = require "obatch.part"
 local progress = require "obatch.progress"
 local replay = require "obatch.fsck.replay"
 local report = require "obatch.fsck.report"
@@ -28,10 +29,10 @@ local SAVE = "Restore it from a copy"
 --- Files of a job's own folder that a write which was cut off may leave as NAME.part.
 local OWN_FILES = { "journal.jsonl", "final_correction_log.txt", "decisions.jsonl", table.unpack(ledger.FINAL) }
 
---- As fs.sha256; tells what lasts.
-local function sha256(path)
+--- Whether a file is the one that something is known by; tells what lasts.
+local function is_known(path, known)
   progress.stage("checking " .. path:match("[^/]*$"))
-  return fs.sha256(path)
+  return part_events.is_known(path, known)
 end
 
 -- ---------------------------------------------------------------- the requests
@@ -141,8 +142,8 @@ function Check:check_request_file(iteration, part)
   end
   if part.bytes and stat.size ~= part.bytes then
     found:fault("request files", path, ("%d bytes, by the journal it had %d"):format(stat.size, part.bytes), how_bad)
-  elseif part.sha256 and sha256(path) ~= part.sha256 then
-    found:fault("request files", path, "its content is not what the journal planned (SHA-256)", how_bad)
+  elseif (part.fingerprint or part.sha256) and not is_known(path, part) then
+    found:fault("request files", path, "its content is not what the journal planned (by its digest)", how_bad)
   end
 end
 
@@ -218,9 +219,9 @@ function Check:check_downloads(iteration, part)
       part.lost = true
       found:fault("downloaded files", path, ("%d bytes, but %s were downloaded"):format(stat.size, name(digest.bytes)),
         again)
-    elseif sha256(path) ~= digest.sha256 then
+    elseif not is_known(path, digest) then
       part.lost = true
-      found:fault("downloaded files", path, "it is not what was downloaded (SHA-256)", again)
+      found:fault("downloaded files", path, "it is not what was downloaded (by its digest)", again)
     end
   end
   part.proven = part.proven and not part.lost
@@ -314,14 +315,14 @@ end
 function Check:check_merged(iteration, files, is_lost, is_proven)
   local found, n = self.found, iteration.n
   local path = self.state:merged_path(n)
-  local as_merged = iteration.merged_sha256 and fs.stat(path) and sha256(path) == iteration.merged_sha256
+  local as_merged = iteration.merged_as and fs.stat(path) and is_known(path, iteration.merged_as)
   if is_lost then
     -- The downloads can prove nothing, and what was merged of them may be all there is.
     if not fs.stat(path) then
       found:fault("merged results", path, "the merged results are missing, and so are downloads",
         "Bring the downloaded files back; then --repair makes it anew")
-    elseif iteration.merged_sha256 and not as_merged then
-      found:fault("merged results", path, "it is not what was merged (SHA-256), and downloads are missing", SAVE)
+    elseif iteration.merged_as and not as_merged then
+      found:fault("merged results", path, "it is not what was merged (by its digest), and downloads are missing", SAVE)
     end
     return as_merged or false
   end

@@ -5,6 +5,7 @@ local errand = require "obatch.errand"
 local fs = require "obatch.fs"
 local json = require "obatch.json"
 local jsonl = require "obatch.jsonl"
+local part_events = require "obatch.part"
 
 local ids = {}
 
@@ -72,7 +73,8 @@ function ids.copy_of_original(state)
   local part = first and not first.cut and not first.adopted and #first.parts == 1 and first.parts[1]
   local path = part and part.file and state:path(1, part.file)
   local stat = path and fs.stat(path)
-  if stat and part.bytes == stat.size and part.sha256 and fs.sha256(path) == part.sha256 then return path end
+  local has_size = stat and part.bytes == stat.size and (part.fingerprint or part.sha256)
+  if has_size and part_events.is_known(path, part) then return path end
 end
 
 --- By its size only: reading gigabytes to look at a job is too much.

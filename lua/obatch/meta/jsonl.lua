@@ -163,6 +163,7 @@ function jsonl.index(path, pointer, options) end
 ---@field max_lines? integer
 ---@field max_bytes? integer
 ---@field sha256? boolean  commit() tells that of the file, and images know theirs
+---@field fingerprint? boolean  commit() tells that of the file, see fs.fingerprint
 
 --- A file that has its name only when it is whole.
 ---@class obatch.jsonl.Writer
@@ -192,8 +193,8 @@ function Writer:copy(index, ordinal) end
 ---@return string|nil code  also "CHANGED": an image is not what it was; the file ends with the line before
 function Writer:put(value) end
 
---- Makes the file durable under its name. sha256 is nil where the writer was not asked for it.
----@return { lines: integer, bytes: integer, sha256?: string }|nil facts
+--- Makes the file durable under its name. A digest is nil where the writer was not asked for it.
+---@return { lines: integer, bytes: integer, sha256?: string, fingerprint?: string }|nil facts
 ---@return string|nil message
 ---@return string|nil code
 function Writer:commit() end
