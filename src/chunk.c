@@ -1,6 +1,7 @@
 #include "chunk.h"
 #include "obatch.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,6 +16,8 @@ enum {
     TAPED_TEXTS = 128 * 1024,
     /* How much of the end of a block is read at once in search of a newline. */
     STEP = JSONL_BLOCK / 8,
+    /* How much the kernel is asked to read ahead. */
+    AHEAD = 8 * JSONL_BLOCK,
 };
 
 /* ---- scanning, on any thread ---- */
@@ -181,6 +184,14 @@ static bool end_chunk(struct chunks *chunks, struct chunk *chunk, size_t length,
     return true;
 }
 
+/* The kernel reads ahead where a file is read from one end to the other, which blocks whose ends
+ * are read first do not look like. */
+static void ask_ahead(struct chunks *chunks) {
+    if (chunks->offset + AHEAD / 2 < chunks->asked) return;
+    posix_fadvise(chunks->fd, (off_t)chunks->asked, AHEAD, POSIX_FADV_WILLNEED);
+    chunks->asked += AHEAD;
+}
+
 /* Reads the end of the block, from the back, up to a piece with a newline, and returns the last
  * one; what is before that piece is left as the gap. NULL when this has to be done from the front:
  * where the file may end, where something is the matter with it, and when there is no newline (then
@@ -189,6 +200,7 @@ static const char *find_end(struct chunks *chunks, struct chunk *chunk) {
     bool is_whole_line = !chunks->skipped && chunks->searched == chunks->held;
     if (!chunks->reads_ahead || !is_whole_line) return NULL;
     if (chunks->offset + chunk->capacity > chunks->size) return NULL;
+    ask_ahead(chunks);
     for (size_t at = chunk->capacity; at > chunks->held;) {
         size_t length = at - chunks->held < STEP ? at - chunks->held : STEP;
         char *piece = chunk->bytes + (at -= length);

@@ -109,6 +109,7 @@ struct chunks {
     size_t held, searched; /* with so many bytes, of which these have no newline */
     uint64_t skipped;      /* of the same line before them, when it is too long */
     uint64_t offset;       /* of the line in the file */
+    uint64_t asked;        /* the kernel was asked to read so far */
     char last_skipped;
     int end; /* LINES_MORE until reading ended or failed */
 };
