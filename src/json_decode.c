@@ -251,6 +251,13 @@ bool json_lua_decode(lua_State *L, const char *text, size_t length, struct json_
     return false;
 }
 
+bool json_lua_decode_answer(lua_State *L, const char *text, size_t length,
+                            struct json_error *error) {
+    const char *end = text + length;
+    json_unfence(&text, &end, false);
+    return json_lua_decode(L, text, (size_t)(end - text), error);
+}
+
 bool json_lua_decode_string(lua_State *L, const struct json_value *string,
                             struct json_error *error) {
     luaL_checkstack(L, 8, "JSON value");
@@ -266,7 +273,7 @@ bool json_lua_decode_string(lua_State *L, const struct json_value *string,
     size_t length;
     if (!json_lua_push(L, string, error)) return false;
     const char *text = lua_tolstring(L, -1, &length);
-    bool good = json_lua_decode(L, text, length, error);
+    bool good = json_lua_decode_answer(L, text, length, error);
     lua_remove(L, good ? -2 : -1);
     return good;
 }

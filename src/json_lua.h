@@ -15,8 +15,10 @@
  * with nothing pushed, when it is not JSON or cannot be decoded. */
 bool json_lua_decode(lua_State *L, const char *text, size_t length, struct json_error *error);
 
-/* The same for the text that a string means, which was found in a checked text. The error's place
- * is of no use. */
+/* The same for JSON that may be in one Markdown fence (see json_unfence), in a text or in the text
+ * that a string means, which was found in a checked text. The error's place is of no use. */
+bool json_lua_decode_answer(lua_State *L, const char *text, size_t length,
+                            struct json_error *error);
 bool json_lua_decode_string(lua_State *L, const struct json_value *string,
                             struct json_error *error);
 

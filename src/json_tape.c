@@ -145,11 +145,38 @@ bool json_tape_begin(struct json_tape *tape, size_t texts) {
     return tape->room >= texts;
 }
 
+static bool is_language(char byte) {
+    return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
+           (byte >= '0' && byte <= '9') || byte == ' ';
+}
+
+bool json_unfence(const char **at, const char **end, bool is_quoted) {
+    const char *from = *at, *to = *end, *newline = is_quoted ? "\\n" : "\n";
+    ptrdiff_t size = is_quoted ? 2 : 1;
+    if (to - from < 3 || memcmp(from, "```", 3) != 0) return false;
+    for (from += 3; from < to && is_language(*from);) from++;
+    if (to - from < size || memcmp(from, newline, (size_t)size) != 0) return false;
+    from += size;
+    while (to - from >= size && (to[-1] == ' ' || memcmp(to - size, newline, (size_t)size) == 0))
+        to -= to[-1] == ' ' ? 1 : size;
+    const char *close = to;
+    while (close > from && close[-1] == '`') close--;
+    const char *line = close;
+    while (line > from && line[-1] == ' ') line--;
+    /* Behind a backslash it is no newline, but neither is what is before it JSON then. */
+    if (to - close < 3 || line - from < size || memcmp(line - size, newline, (size_t)size) != 0)
+        return false;
+    *at = from;
+    *end = close;
+    return true;
+}
+
 bool json_tape_quoted(struct json_tape *tape, const struct json_value *string) {
     size_t count = tape->count;
     char *text = tape->text;
     const char *at = string->at + 1, *end = string->at + string->length - 1;
     if (tape->room - (size_t)(text - tape->texts) < JSON_TAPE_TEXTS(string->length)) return false;
+    if (*at == '`' && !json_unfence(&at, &end, true)) return false;
     if (simd->quoted(tape, at, end)) {
         if (tape->depth < JSON_TAPE_QUOTED_DEPTH) tape->depth = JSON_TAPE_QUOTED_DEPTH;
         return true;

@@ -48,9 +48,15 @@ bool json_tape_begin(struct json_tape *tape, size_t texts);
 bool json_tape_read(struct json_tape *tape, const char *text, size_t length,
                     struct json_error *error);
 
-/* Adds the tokens of the JSON text that a string of a checked text means. False, with nothing
- * added, when it is none, and also when it has rare forms or there is no room: json_unescape and
- * json_tape_read then know more. Uses up to JSON_TAPE_TEXTS(length) bytes of the texts. */
+/* Narrows a text, which may be that of a string as it stands, to what one Markdown fence around all
+ * of it holds: what is there is the answer if it is JSON, as no line of JSON begins with a fence.
+ * False for others, and for rare forms. A backtick is behind the new end. */
+bool json_unfence(const char **at, const char **end, bool is_quoted);
+
+/* Adds the tokens of the JSON text that a string of a checked text means, in a fence or not. False,
+ * with nothing added, when it is none, and also when it has rare forms or there is no room:
+ * json_unescape and json_tape_read then know more. Uses up to JSON_TAPE_TEXTS(length) bytes of the
+ * texts. */
 bool json_tape_quoted(struct json_tape *tape, const struct json_value *string);
 
 #define JSON_TAPE_TEXTS(length) ((length) + 64)

@@ -259,8 +259,9 @@ static int jsonl_sub(lua_State *L) {
     return 1;
 }
 
-/* decode(record, name) -> the value of the JSON that the field, a string, holds: json.decode of it
- * without a Lua string between. nil when it is no string, or not JSON that can be decoded. */
+/* decode(record, name) -> the value of the JSON that the field, a string, holds, in one Markdown
+ * fence or not: json.decode of it without a Lua string between. nil when it is no string, or not
+ * JSON that can be decoded. */
 static int jsonl_decode(lua_State *L) {
     const struct jsonl_box *box;
     struct json_error ignored;
@@ -272,7 +273,7 @@ static int jsonl_decode(lua_State *L) {
         size_t length;
         if (lua_type(L, 3) != LUA_TSTRING) return lua_pushnil(L), 1;
         const char *text = lua_tolstring(L, 3, &length);
-        if (!json_lua_decode(L, text, length, &ignored)) lua_pushnil(L);
+        if (!json_lua_decode_answer(L, text, length, &ignored)) lua_pushnil(L);
         return 1;
     }
     const struct chunk_line *line = line_of_record(L, 1, lua_upvalueindex(3), &box);

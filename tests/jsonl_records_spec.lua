@@ -4,6 +4,7 @@ local jsonl = require "obatch.jsonl"
 local jsonl_files = require "jsonl_files"
 local random_json = require "random_json"
 local support = require "support"
+local text = require "obatch.text"
 
 local file_with = jsonl_files.file_with
 
@@ -269,49 +270,49 @@ describe("a record of jsonl.scan", function()
       texts[#texts + 1] = ('{"a":'):rep(depth) .. "1" .. ("}"):rep(depth)
     end
     for path in io.popen(("ls %s/tests/fixtures/json/*"):format(support.quote(support.home))):lines() do
-      local text = support.read(path)
-      if utf8.len(text) then texts[#texts + 1] = text end
+      local inner = support.read(path)
+      if utf8.len(inner) and not inner:find("^```") then texts[#texts + 1] = inner end
     end
     math.randomseed(8)
     for _ = 1, 600 do
-      local text = random_json.document()
-      texts[#texts + 1] = text
-      text = random_json.damage(text)
-      if utf8.len(text) then texts[#texts + 1] = text end
+      local inner = random_json.document()
+      texts[#texts + 1] = inner
+      inner = random_json.damage(inner)
+      if utf8.len(inner) then texts[#texts + 1] = inner end
     end
     texts[#texts + 1] = "[" .. ("0,"):rep(40000) .. "0]" -- more than is prepared
     local lines, meant = {}, {}
-    local function add(written, text)
+    local function add(written, inner)
       lines[#lines + 1] = ('{"x": %s, "y": [1]}'):format(written)
-      meant[#meant + 1] = text
+      meant[#meant + 1] = inner
     end
-    for _, text in ipairs(texts) do
-      local written = json.encode(text)
-      add(written, text)
+    for _, inner in ipairs(texts) do
+      local written = json.encode(inner)
+      add(written, inner)
       -- The other ways to write it: some of what stays an escape in the string is read by this, some is not.
       add(written:gsub("/", "\\/"):gsub("[\xC2-\xF4][\x80-\xBF]*", function(character)
         local code = utf8.codepoint(character)
         if code < 0x10000 then return ("\\u%04x"):format(code) end
         return ("\\u%04X\\u%04x"):format(0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF))
-      end), text)
+      end), inner)
       if math.random(20) == 1 then
-        local escaped = text:gsub("[\0-\127]", function(byte) return ("\\u%04x"):format(byte:byte()) end)
-        add('"' .. escaped .. '"', text)
+        local escaped = inner:gsub("[\0-\127]", function(byte) return ("\\u%04x"):format(byte:byte()) end)
+        add('"' .. escaped .. '"', inner)
       end
     end
     local dir <close> = file_with(table.concat(lines, "\n"))
     for _, options in ipairs { {}, { decode = "x" }, { decode = "x", usual = { z = json.null } }, { decode = "y" } } do
       local good = 0
       for record in assert(jsonl.scan(dir.file, { x = "/x", y = "/y", z = "/z" }, options)) do
-        local text = meant[record.number]
-        local value, expected = jsonl.decode(record, "x"), json.decode(text)
+        local inner = meant[record.number]
+        local value, expected = jsonl.decode(record, "x"), json.decode(inner)
         local line = lines[record.number]
         assert.equal(expected == nil, value == nil, line)
         if value ~= nil then
           good = good + 1
           assert.equal(json.encode(expected), json.encode(value), line)
         end
-        assert.equal(text, record.x)
+        assert.equal(inner, record.x)
         value = jsonl.decode(record, "x") -- of the string that is in the record now
         assert.equal(expected and json.encode(expected), value and json.encode(value))
         assert.is_nil(jsonl.decode(record, "y"))
@@ -322,6 +323,33 @@ describe("a record of jsonl.scan", function()
     local record = all_records(dir.file, { x = "/x" })[1]
     for _, call in ipairs { { {}, "x" }, { record }, { 1, "x" }, { record, "number" } } do
       assert.has_error(function() assert(jsonl.decode(table.unpack(call))) end)
+    end
+  end)
+
+  it("decodes JSON in one fence, as text.find_json finds it", function()
+    local found = { "```json\n{\"a\": [1, 2]}\n```", "```\n[1]\n```\n\n ", "``` JSON5 \n 1 \n  `````",
+      "```json\n[\n1\n]\n```", "```\n\"é\\n\\\"```\\\"\"\n```" }
+    local cases = { "```json\r\n1\r\n```", "```\n```", "```", "```json", "```\n", "```1\n```", "```\n1```", "```\n1",
+      "``\n1\n``", "```\n1\n``", "```\n1\n```\n2",
+      "```\n1\n```\n```\n2\n```", "```\n{}\n```\n```", "a\n```\n1\n```", "```\n[1\n```",
+      "```\n\"a\\n```", '```\n["\\n```', "```a`b\n1\n```", "```\n1\\n```", "```\\n1\n```", "`", "```\n`\n```" }
+    table.move(cases, 1, #cases, #found + 1)
+    table.move(found, 1, #found, 1, cases) -- the others are left to find_json, or have no answer
+    local lines = {}
+    for i, case in ipairs(cases) do
+      lines[2 * i - 1] = json.encode { x = case }
+      lines[2 * i] = lines[2 * i - 1]:gsub("/", "\\/"):gsub("é", "\\u00e9")
+    end
+    local dir <close> = file_with(table.concat(lines, "\n"))
+    for _, options in ipairs { {}, { decode = "x" } } do
+      for record in assert(jsonl.scan(dir.file, { x = "/x" }, options)) do
+        local case = cases[(record.number + 1) // 2]
+        local value = jsonl.decode(record, "x")
+        assert.equal(record.number <= 2 * #found, value ~= nil, case)
+        if value ~= nil then assert.same(json.decode((text.find_json(case))), value) end
+        assert.equal(case, record.x)
+        assert.same(value, jsonl.decode(record, "x")) -- of the string
+      end
     end
   end)
 

@@ -476,11 +476,7 @@ describe("the short way of judging", function()
 
   it("shows accept() the item when it can see it", function()
     local dir <close> = support.tmpdir()
-    local answer = '{"a": "\\u00e9", "b": [1, 2.5]}'
-    local asked = chat(answer)
-    asked.custom_id = "page|1"
-    support.write(dir.path .. "/r.jsonl", json.encode(asked) .. "\n")
-    local seen
+    local answer, seen
     local function keep(value, item) seen = { value, item } return true end
     local accepts = {
       keep,
@@ -491,7 +487,13 @@ describe("the short way of judging", function()
         while true do value, item = coroutine.yield(keep(value, item)) end
       end),
     }
-    for i, accept in ipairs(accepts) do
+    for i = 1, 2 * #accepts do
+      local accept = accepts[(i + 1) // 2]
+      answer = '{"a": "\\u00e9", "b": [1, 2.5]}'
+      if i % 2 == 0 then answer = "```json\n" .. answer .. "\n```" end
+      local asked = chat(answer)
+      asked.custom_id = "page|1"
+      support.write(dir.path .. "/r.jsonl", json.encode(asked) .. "\n")
       for _, scan in ipairs { outcome.scan, jsonl.scan } do
         local policy = { expect = "json", accept = accept }
         seen = nil

@@ -57,7 +57,11 @@ static const char properties[] =
     "    else\n"
     "      assert(not record.error and record.text == text)\n"
     "      local whole = json.decode(text)\n"
-    "      local inner = type(whole) == 'string' and json.decode(whole)\n"
+    "      local inner\n" /* what a string holds, in a fence or not */
+    "      if type(whole) == 'string' then\n"
+    "        local bare = whole:match('^```[%w ]*\\n(.-)```+[ \\n]*$')\n"
+    "        inner = json.decode(bare and bare:find('\\n *$') and bare or whole)\n"
+    "      end\n"
     "      local value = jsonl.decode(record, 'whole')\n"
     "      assert((value == nil) == (type(whole) ~= 'string' or inner == nil))\n"
     "      if value ~= nil then assert(json.encode(value) == json.encode(inner)) end\n"

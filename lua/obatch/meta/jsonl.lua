@@ -80,8 +80,9 @@ function Scanner:index() end
 ---@return string|nil code
 function jsonl.scan(path, fields, options) end
 
---- The value of the JSON that a field holds, which is a string with JSON in it: json.decode of it, and faster, for the
---- string itself is not made. nil when the field is no string, or what it holds is not JSON or cannot be decoded.
+--- The value of the JSON that a field holds, which is a string with JSON in it, or with one Markdown fence around it:
+--- json.decode of it, and faster, for the string itself is not made. nil when the field is no string, or what it holds
+--- is not JSON or cannot be decoded.
 ---@param record obatch.jsonl.Record
 ---@param name string  of the field
 ---@return any value
