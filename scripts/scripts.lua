@@ -44,12 +44,15 @@ if args.copy then
       and ". With --overwrite it is replaced, and what was changed in it is lost" or "")
   end
   print("copied to " .. text.printable(path))
-  local found = scripts.find(cli.home, args.copy)
+  local found, is_looked_up = scripts.find(cli.home, args.copy), false
+  for _, folder in ipairs(scripts.folders(cli.home)) do
+    is_looked_up = is_looked_up or fs.absolute(folder.path) == fs.absolute(dir)
+  end
   if found and fs.absolute(found.path) == fs.absolute(path) then
     print(("\"obatch %s\" runs this one from now on. Back to the installed one: rm %s"):format(args.copy,
       text.printable(text.shell_word(path))))
-  elseif found and found.from ~= "installed" then
-    print(("\"obatch %s\" still runs %s, which comes before it"):format(args.copy, text.printable(found.path)))
+  elseif found and is_looked_up then -- in the source tree that is the installed one: its folder is ./scripts
+    print(("\"obatch %s\" still runs %s here, which comes before it"):format(args.copy, text.printable(found.path)))
   else
     print(("that folder is none of those where scripts are looked up; run it by: obatch run %s"):format(
       text.printable(text.shell_word(path))))

@@ -148,6 +148,14 @@ describe("obatch scripts", function()
     assert.falsy(out:find(" is run, not ", 1, true), out)
   end)
 
+  it("--copy in the source tree says that its own scripts come first there", function()
+    local dir <close> = support.tmpdir()
+    local code, out = support.shell(("cd %s && OBATCH_SCRIPTS= XDG_CONFIG_HOME=%s %s scripts --copy upload"):format(
+      support.quote(support.home), dir.path, support.quote(support.binary)))
+    assert.equal(0, code)
+    has(out, ("still runs %s/scripts/upload.lua here"):format(support.home))
+  end)
+
   it("--copy makes a copy that runs instead, and says how to go back", function()
     local place <close> = a_place()
     local path = place.path .. "/config/obatch/scripts/fsck.lua"
@@ -167,7 +175,7 @@ describe("obatch scripts", function()
     has(out, "--repair")
 
     -- a change of the user is no change of the installed one
-    support.write(path, (support.read(path):gsub("The folder%.", "The folder, my dear.")))
+    support.write(path, (support.read(path):gsub("Checks the folder", "Checks, my dear, the folder")))
     assert.is_true(place:listed("fsck").differs)
     assert.is_false(place:listed("fsck").outdated)
     assert.truthy(place:listed("fsck").copied_from)
