@@ -153,6 +153,11 @@ static inline const char *skip_quoted_numbers(const char *at) {
     wrong |= zero & ~(behind_digit | behind_point) & digit >> 1;
     return close && !(wrong & upto) ? at + __builtin_ctzll(close) + 1 : NULL;
 }
+#else
+static inline const char *skip_quoted_numbers(const char *at) {
+    (void)at;
+    return NULL;
+}
 #endif
 
 /* ---- gaps ---- */
@@ -279,7 +284,6 @@ static bool is_quoted_json(const char *at, const char *end) {
             at = skip_quoted_word(at, end);
             break;
         default:
-#ifdef BLOCKS
             if (gap->opens && !(open & 1) && end - at >= 64) {
                 const char *behind = skip_quoted_numbers(at);
                 if (behind) {
@@ -288,7 +292,6 @@ static bool is_quoted_json(const char *at, const char *end) {
                     break;
                 }
             }
-#endif
             at = skip_quoted_number(at, end);
         }
         if (!at) return false;
