@@ -16,15 +16,17 @@ enum { LENGTH = -1, TEXT = -2, SPOILED = -3 };
 
 /* The line of the record at a stack index: the one with its number, unless somebody has written
  * something else there. NULL when he has done so to its offset, too. */
-static const struct chunk_line *find_line(lua_State *L, int record, const struct jsonl_box *box) {
+static const struct chunk_line *find_line(lua_State *L, int record, struct jsonl_box *box) {
     const struct chunk *chunk = box->chunk;
     int has_number, has_offset;
     if (!chunk) return NULL; /* made whole; or in a finalizer that comes after the box's own */
     if (lua_topointer(L, record) == box->record) return box->line;
+    box->readers++;
     lua_pushliteral(L, "number");
     lua_rawget(L, record);
     lua_pushliteral(L, "offset");
     lua_rawget(L, record);
+    box->readers--;
     lua_Unsigned n = (lua_Unsigned)lua_tointegerx(L, -2, &has_number) - (lua_Unsigned)box->first;
     lua_Unsigned at = (lua_Unsigned)lua_tointegerx(L, -1, &has_offset) - chunk->offset;
     lua_pop(L, 2);
@@ -103,7 +105,7 @@ static bool push_field(lua_State *L, const struct chunk *chunk, const struct chu
 
 /* record[name], where the record has nothing yet. */
 int jsonl_record_index(lua_State *L) {
-    const struct jsonl_box *box = lua_touserdata(L, lua_upvalueindex(1));
+    struct jsonl_box *box = lua_touserdata(L, lua_upvalueindex(1));
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_settop(L, 2);
     lua_pushvalue(L, 2);
@@ -112,7 +114,10 @@ int jsonl_record_index(lua_State *L) {
     bool is_made = number > 0 || (number < 0 && number >= SPOILED);
     const struct chunk_line *line = is_made ? find_line(L, 1, box) : NULL;
     if (!line) return lua_pushnil(L), 1;
-    if (push_field(L, box->chunk, line, number, lua_upvalueindex(2))) {
+    box->readers++;
+    bool keep = push_field(L, box->chunk, line, number, lua_upvalueindex(2));
+    box->readers--;
+    if (keep) {
         lua_pushvalue(L, 2);
         lua_pushvalue(L, -2);
         lua_rawset(L, 1);
@@ -125,10 +130,11 @@ static int raw_next(lua_State *L) {
     return lua_next(L, 1) ? 2 : (lua_pushnil(L), 1);
 }
 
-void jsonl_record_make(lua_State *L, int record, const struct jsonl_box *box, int fields) {
+void jsonl_record_make(lua_State *L, int record, struct jsonl_box *box, int fields) {
     const struct chunk_line *line = find_line(L, record, box);
     if (!line) return;
     int name = lua_gettop(L) + 1;
+    box->readers++;
     for (lua_pushnil(L); lua_next(L, fields); lua_settop(L, name)) {
         lua_pushvalue(L, name);
         if (lua_rawget(L, record) != LUA_TNIL) continue;
@@ -137,6 +143,7 @@ void jsonl_record_make(lua_State *L, int record, const struct jsonl_box *box, in
         lua_insert(L, -2);
         lua_rawset(L, record);
     }
+    box->readers--;
 }
 
 /* pairs(record): everything is made first. */
@@ -178,7 +185,7 @@ static void widen(lua_State *L, FILE *file) {
 /* The line of a record of jsonl.scan at a stack index, and its box; NULL when it is none, or the
  * script has given it other methods. Pushes a few values: the last one is the table of fields. */
 static const struct chunk_line *line_of_record(lua_State *L, int record, int index_name,
-                                               const struct jsonl_box **box) {
+                                               struct jsonl_box **box) {
     *box = NULL;
     if (!lua_istable(L, record) || !lua_getmetatable(L, record)) return NULL;
     lua_pushvalue(L, index_name);
@@ -197,7 +204,7 @@ static const char *line_of(lua_State *L, int record, size_t *length) {
     if (!lua_istable(L, record)) return NULL;
     lua_pushvalue(L, lua_upvalueindex(2));
     if (lua_rawget(L, record) != LUA_TNIL) return lua_tolstring(L, -1, length);
-    const struct jsonl_box *box;
+    struct jsonl_box *box;
     const struct chunk_line *line = line_of_record(L, record, lua_upvalueindex(3), &box);
     if (!line || line->kind == CHUNK_TOO_LONG) return NULL;
     *length = (size_t)line->length;
@@ -211,11 +218,12 @@ static int jsonl_write(lua_State *L) {
         stream = luaL_checkudata(L, 1, LUA_FILEHANDLE);
     lua_settop(L, 2);
     size_t length;
-    const char *line = line_of(L, 2, &length);
     luaL_argcheck(L, stream->closef, 1, "the file is closed");
-    luaL_argcheck(L, line, 2, "a record with a text expected");
     FILE *file = stream->f; /* nobody else's: no need to lock it */
     if (__fbufsize(file) < WRITE_BUFFER) widen(L, file);
+    lua_settop(L, 2);
+    const char *line = line_of(L, 2, &length);
+    luaL_argcheck(L, line, 2, "a record with a text expected");
     if (fwrite_unlocked(line, 1, length, file) == length && putc_unlocked('\n', file) != EOF)
         return lua_pushboolean(L, 1), 1;
     int error = errno;
@@ -263,7 +271,7 @@ static int jsonl_sub(lua_State *L) {
  * fence or not: json.decode of it without a Lua string between. nil when it is no string, or not
  * JSON that can be decoded. */
 static int jsonl_decode(lua_State *L) {
-    const struct jsonl_box *box;
+    struct jsonl_box *box;
     struct json_error ignored;
     luaL_checktype(L, 1, LUA_TTABLE);
     luaL_checktype(L, 2, LUA_TSTRING);
@@ -283,17 +291,21 @@ static int jsonl_decode(lua_State *L) {
     lua_rawget(L, -2);
     lua_Integer number = lua_tointeger(L, -1);
     const struct chunk *chunk = box->chunk;
+    bool good = false;
+    box->readers++;
     if (line->is_taped && number == chunk->look->decoded + 1) {
         json_lua_push_tape(L, &chunk->tape.tokens[line->token], chunk->tape.depth);
-        return 1;
+        good = true;
     }
-    for (uint16_t i = 0; i < line->spans; i++) {
+    for (uint16_t i = 0; i < line->spans && !good; i++) {
         const struct chunk_span *span = &chunk->spans[line->first_span + i];
         if (span->field + 1 != number || span->type != JSON_STRING) continue;
         struct json_value value = chunk_value(chunk->bytes + line->at, span);
-        if (json_lua_decode_string(L, &value, &ignored)) return 1;
+        good = json_lua_decode_string(L, &value, &ignored);
     }
-    return lua_pushnil(L), 1;
+    box->readers--;
+    if (!good) lua_pushnil(L);
+    return 1;
 }
 
 /* Adds the functions that take a line where it stands to the module, which is on top. Upvalues: the

@@ -15,6 +15,9 @@ struct jsonl_box {
      * another record's by now, but then that one was handed out later. */
     const void *record;
     const struct chunk_line *line;
+    /* Not 0 while values are made of its bytes: making them runs finalizers, and a finalizer may
+     * take records of the same scanner. The chunk stays until then. */
+    int readers;
 };
 
 /* What a record has besides the fields of the plan, NULL at the end. In the table of fields, their
@@ -26,6 +29,6 @@ int jsonl_record_index(lua_State *L);
 int jsonl_record_pairs(lua_State *L);
 
 /* Makes everything that the record at a stack index has, so that it needs the chunk no more. */
-void jsonl_record_make(lua_State *L, int record, const struct jsonl_box *box, int fields);
+void jsonl_record_make(lua_State *L, int record, struct jsonl_box *box, int fields);
 
 #endif

@@ -254,6 +254,7 @@ static void settle_boxes(lua_State *L, struct scanner *scanner) {
     lua_getiuservalue(L, 1, BOXES);
     for (lua_pushnil(L); lua_next(L, top + 2); lua_settop(L, top + 3)) {
         struct jsonl_box *box = lua_touserdata(L, top + 4);
+        if (box->readers > 0) continue; /* a finalizer has come here while they read */
         lua_getiuservalue(L, top + 4, BOX_LIST);
         for (lua_pushnil(L); lua_next(L, top + 5); lua_settop(L, top + 6))
             jsonl_record_make(L, top + 7, box, top + 1);

@@ -353,6 +353,43 @@ describe("a record of jsonl.scan", function()
     end
   end)
 
+  it("keeps its bytes while they are decoded, whatever finalizers take from the scanner meanwhile", function()
+    local dir <close> = support.tmpdir()
+    do
+      local file <close> = assert(io.open(dir.path .. "/in", "wb"))
+      for i = 1, 5000 do
+        file:write(('{"n":%d,"s":"[%s0]"}\n'):format(i, ('\\"%08d\\",'):format(i):rep(600)))
+      end
+    end
+    support.write(dir.path .. "/chunk.lua", [[
+      collectgarbage("generational")
+      local jsonl = require "obatch.jsonl"
+      local scanner = assert(jsonl.scan(..., { n = "/n", s = "/s" }, { decode = "s" }))
+      local kept, armed, fired = {}, false, 0
+      local function arm()
+        setmetatable({}, { __gc = function()
+          if armed then
+            armed, fired = false, fired + 1
+            for _ = 1, 700 do kept[#kept + 1] = scanner() end
+          end
+          arm()
+        end })
+      end
+      arm()
+      for record in scanner do
+        kept[#kept + 1] = record
+        armed = #kept > 500
+        local n, list = record.n, jsonl.decode(record, "s")
+        armed = false
+        for i = 1, 600 do assert(list[i] == ("%08d"):format(n)) end
+      end
+      assert(#kept == 5000 and fired > 1)
+    ]])
+    local code, _, err = support.shell(("%s run %s/chunk.lua %s/in"):format(support.quote(support.binary), dir.path,
+      dir.path))
+    assert.equal(0, code, err)
+  end)
+
   it("knows where its line is when there are very many lines in few bytes", function()
     local dir <close> = file_with(("\n"):rep(50000) .. ('{"n":7}\n'):rep(20000) .. ("1\n"):rep(20000) .. '{"n":8}')
     support.write(dir.path .. "/many.lua", [[
