@@ -124,12 +124,14 @@ end
 --- where the likeliest part breaks
 function text.find_json(answer, mend)
   local candidate, steps = text.trim(answer), {}
-  if json.check(candidate, "decodable") then return candidate, steps end
+  local is_json, message, at = json.check(candidate, "decodable")
+  if is_json then return candidate, steps end
 
   local inner = fenced(answer)
   if inner then
     candidate, steps = text.trim(inner), { "fence removed" }
-    if json.check(candidate, "decodable") then return candidate, steps end
+    is_json, message, at = json.check(candidate, "decodable")
+    if is_json then return candidate, steps end
   elseif inner == nil then
     local tail = trailing(answer)
     if tail then return text.trim(tail), { "text before it removed" } end
@@ -141,7 +143,6 @@ function text.find_json(answer, mend)
       return mended, table.move(repairs, 1, #repairs, #steps + 1, steps)
     end
   end
-  local _, message, at = json.check(candidate, "decodable")
   return nil, ("not JSON: %s at byte %d%s"):format(message, at, inner and " of the fenced block" or "")
 end
 
