@@ -197,8 +197,8 @@ static const struct chunk_line *line_of_record(lua_State *L, int record, int ind
 }
 
 /* The bytes of the line of the record that is an argument (or its `text`, when somebody has set
- * that), which live as long as the record; NULL when there is no record with a text. Upvalues: see
- * jsonl_push_lines. */
+ * that), which stay until something runs a finalizer; NULL when there is no record with a text.
+ * Upvalues: see jsonl_push_lines. */
 static const char *line_of(lua_State *L, int record, size_t *length) {
     *length = 0;
     if (!lua_istable(L, record)) return NULL;

@@ -234,11 +234,11 @@ static void push_list(lua_State *L) {
     lua_setmetatable(L, -2);
 }
 
-/* Has the records of the box at a stack index listed, and the box itself. */
+/* Has the records of the box at a stack index listed in the table behind it, and the box itself. */
 static void list_box(lua_State *L, struct scanner *scanner, int box) {
-    push_list(L);
-    lua_pushvalue(L, -1);
+    lua_pushvalue(L, box + 1);
     lua_setiuservalue(L, box, BOX_LIST);
+    lua_pushvalue(L, box + 1);
     lua_setiuservalue(L, 1, LIST);
     lua_getiuservalue(L, 1, BOXES);
     lua_pushvalue(L, box);
@@ -254,7 +254,8 @@ static void settle_boxes(lua_State *L, struct scanner *scanner) {
     lua_getiuservalue(L, 1, BOXES);
     for (lua_pushnil(L); lua_next(L, top + 2); lua_settop(L, top + 3)) {
         struct jsonl_box *box = lua_touserdata(L, top + 4);
-        if (box->readers > 0) continue; /* a finalizer has come here while they read */
+        /* A finalizer takes records of it, or has done so while others read. */
+        if (box->readers > 0 || box == scanner->box) continue;
         lua_getiuservalue(L, top + 4, BOX_LIST);
         for (lua_pushnil(L); lua_next(L, top + 5); lua_settop(L, top + 6))
             jsonl_record_make(L, top + 7, box, top + 1);
@@ -267,7 +268,7 @@ static void settle_boxes(lua_State *L, struct scanner *scanner) {
 }
 
 static void collect(lua_State *L, struct scanner *scanner) {
-    lua_gc(L, LUA_GCCOLLECT);
+    if (lua_gc(L, LUA_GCCOLLECT) != 0) return; /* in a finalizer, nothing is collected */
     if (scanner->listed > 0) {
         settle_boxes(L, scanner);
     } else if (scanner->outstanding > OUTSTANDING / 2) {
@@ -288,23 +289,26 @@ static void push_method(lua_State *L, lua_CFunction method, int box) {
     lua_pushcclosure(L, method, 2);
 }
 
-/* Lets the records of the last chunk go and takes the next one; false at the end. */
+/* Lets the records of the last chunk go and takes the next one; false at the end. Whatever makes
+ * objects of Lua may run finalizers, and these may close the scanner or take records of it: that
+ * comes first. */
 static bool next_chunk(lua_State *L, struct scanner *scanner) {
     leave_box(L, 1, scanner);
     if (scanner->outstanding > scanner->most) collect(L, scanner);
     int top = lua_gettop(L);
     struct jsonl_box *box = lua_newuserdatauv(L, sizeof *box, BOX_VALUES);
-    *box = (struct jsonl_box){.first = scanner->number + 1};
+    *box = (struct jsonl_box){0};
     luaL_setmetatable(L, CHUNK);
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, -2, BOX_SCANNER);
-    if (scanner->listed > 0) list_box(L, scanner, top + 1);
+    push_list(L);
     lua_createtable(L, 0, 3);
     push_method(L, jsonl_record_index, top + 1);
     lua_setfield(L, -2, "__index");
     push_method(L, jsonl_record_pairs, top + 1);
     lua_setfield(L, -2, "__pairs");
-    if (scanner->chunks.fd < 0) return false; /* a finalizer has closed it meanwhile */
+    if (scanner->chunk) return lua_settop(L, top), true;
+    if (scanner->chunks.fd < 0) return false;
     struct chunk *chunk;
     int result = chunks_next(&scanner->chunks, &chunk);
     if (result == LINES_FAILED) jsonl_raise(L, path_of(L, 1), errno, scanner->chunks.failed_at);
@@ -314,6 +318,7 @@ static bool next_chunk(lua_State *L, struct scanner *scanner) {
         return false;
     }
     box->chunk = chunk;
+    box->first = scanner->number + 1;
     scanner->outstanding += chunk_size(chunk);
     if (scanner->indexed >= 0) {
         lua_getiuservalue(L, 1, LINES_OF);
@@ -325,12 +330,14 @@ static bool next_chunk(lua_State *L, struct scanner *scanner) {
     scanner->chunk = chunk;
     scanner->next = 0;
     lua_setiuservalue(L, 1, RECORDS);
+    if (scanner->listed > 0) list_box(L, scanner, top + 1);
     lua_settop(L, top);
     return true;
 }
 
 /* record.error = "<path>:<line>: <what>" and what goes with it, in the record at stack index 2. */
-static void set_error(lua_State *L, struct scanner *scanner, const struct chunk_line *line) {
+static void set_error(lua_State *L, const struct scanner *scanner, const struct chunk_line *line,
+                      lua_Integer number) {
     lua_Integer position = (lua_Integer)line->error_at + 1;
     const char *path = path_of(L, 1);
     if (line->kind == CHUNK_TOO_LONG) {
@@ -344,7 +351,7 @@ static void set_error(lua_State *L, struct scanner *scanner, const struct chunk_
         lua_setfield(L, 2, "error_at");
         lua_pushfstring(L, "byte %I: %s", position, line->message);
     }
-    lua_pushfstring(L, "%s:%I: %s", path, scanner->number, lua_tostring(L, -1));
+    lua_pushfstring(L, "%s:%I: %s", path, number, lua_tostring(L, -1));
     lua_setfield(L, 2, "error");
     lua_settop(L, 2);
 }
@@ -355,16 +362,17 @@ static int scanner_next(lua_State *L) {
     if (!scanner || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(1)))
         scanner = luaL_checkudata(L, 1, SCANNER);
     lua_settop(L, 1);
+    /* Finalizers may run now, and when next_chunk begins; not from there to the end. */
+    lua_createtable(L, 0, 4);
     while (!scanner->chunk || scanner->next == scanner->chunk->line_count)
         if (scanner->chunks.fd < 0 || !next_chunk(L, scanner))
             return lua_pushnil(L), 1; /* at the end, it has closed itself */
     const struct chunk_line *line = &scanner->chunk->lines[scanner->next++];
-    scanner->number++;
-    lua_createtable(L, 0, 4);
+    lua_Integer number = ++scanner->number;
     scanner->box->record = lua_topointer(L, 2);
     scanner->box->line = line;
     lua_pushvalue(L, lua_upvalueindex(2));
-    lua_pushinteger(L, scanner->number);
+    lua_pushinteger(L, number);
     lua_rawset(L, 2);
     lua_pushvalue(L, lua_upvalueindex(3));
     lua_pushinteger(L, (lua_Integer)scanner->chunk->offset + (lua_Integer)line->at);
@@ -375,13 +383,16 @@ static int scanner_next(lua_State *L) {
         lua_pushboolean(L, 1);
         lua_rawset(L, 2);
     }
-    if (line->kind != CHUNK_GOOD) set_error(L, scanner, line);
     lua_getiuservalue(L, 1, RECORDS);
     lua_setmetatable(L, 2);
     if (scanner->listed > 0 && lua_getiuservalue(L, 1, LIST) == LUA_TTABLE) {
         lua_pushvalue(L, 2);
         lua_rawseti(L, -2, (lua_Integer)scanner->next);
-        lua_settop(L, 2);
+    }
+    lua_settop(L, 2);
+    if (line->kind != CHUNK_GOOD) { /* the chunk may go while the words are made */
+        struct chunk_line bad = *line;
+        set_error(L, scanner, &bad, number);
     }
     return 1;
 }

@@ -467,4 +467,66 @@ describe("a record of jsonl.scan", function()
     assert.equal(outputs[1], outputs[2])
     assert.equal(outputs[1], outputs[3])
   end)
+
+  describe("and a finalizer that comes in between", function()
+    --- A file of lines with an n from 1 on and some bytes.
+    local function numbered(count, bytes)
+      local dir = support.tmpdir()
+      dir.file = dir.path .. "/in"
+      local file <close> = assert(io.open(dir.file, "wb"))
+      for i = 1, count do file:write(('{"n":%d,"s":"%s"}\n'):format(i, ("y"):rep(bytes + i % 50))) end
+      return dir
+    end
+
+    --- Has a function called by the collector, again and again.
+    local function arm(call)
+      setmetatable({}, { __gc = function() if call() ~= false then arm(call) end end })
+    end
+
+    it("may close the scanner", function()
+      local dir <close> = numbered(5000, 0)
+      local function lines()
+        local scanner = assert(jsonl.scan(dir.file, { n = "/n" }))
+        setmetatable({ scanner }, { __gc = function(owner) owner[1]:close() end })
+        return scanner
+      end
+      for _ = 1, 40 do
+        local last = 0
+        for record in lines() do
+          last = last + 1
+          assert(last == record.number)
+        end
+        assert(last > 0 and last <= 5000)
+      end
+    end)
+
+    for _, case in ipairs { { "a record", 1, 150 }, { "many records", 7000, 0 } } do
+      it(("may take %s: each line is handed out once, as it is"):format(case[1]), function()
+        local count <const> = 30000
+        local dir <close> = numbered(count, case[3])
+        local scanner, seen, kept, taken = assert(jsonl.scan(dir.file, { n = "/n" })), {}, {}, 0
+        local function take(record)
+          assert(not seen[record.number])
+          seen[record.number], kept[#kept + 1] = true, record
+          assert(record.n == record.number)
+          assert(record.text == ('{"n":%d,"s":"%s"}'):format(record.n, ("y"):rep(case[3] + record.n % 50)))
+        end
+        local wrong
+        arm(function()
+          for _ = 1, case[2] do
+            local record = scanner()
+            if not record then return false end
+            taken = taken + 1
+            local ok, message = pcall(take, record)
+            wrong = wrong or not ok and message
+          end
+        end)
+        for record in scanner do take(record) end
+        assert.is_nil(wrong or nil)
+        assert.equal(count, #kept)
+        assert.is_true(taken > 0)
+        for _, record in ipairs(kept) do assert(record.n == record.number) end
+      end)
+    end
+  end)
 end)
