@@ -115,6 +115,8 @@ static void take_back(struct writer *writer) {
 
 /* ---- the writer ---- */
 
+static const char composing[] = "the writer is composing a line";
+
 /* Stands in for an image in the composed text; see json_foreign. */
 static bool insert_image(lua_State *L, int index, struct json_out *out, void *context) {
     struct writer *writer = context;
@@ -137,6 +139,7 @@ static bool insert_image(lua_State *L, int index, struct json_out *out, void *co
 
 static int close_writer(lua_State *L) {
     struct writer *writer = luaL_checkudata(L, 1, WRITER);
+    luaL_argcheck(L, !writer->is_composing, 1, composing);
     land(writer, 0);
     if (writer->fd >= 0) {
         close(writer->fd);
@@ -191,6 +194,7 @@ int jsonl_create(lua_State *L) {
 struct writer *jsonl_check_writer(lua_State *L, int arg) {
     struct writer *writer = luaL_checkudata(L, arg, WRITER);
     luaL_argcheck(L, writer->fd >= 0, arg, "the writer is closed");
+    luaL_argcheck(L, !writer->is_composing, arg, composing);
     return writer;
 }
 
@@ -279,6 +283,13 @@ static int refuse_image(lua_State *L, struct writer *writer, const struct image 
     return obatch_fail(L, "CHANGED", lua_tostring(L, -1));
 }
 
+/* Composes the text of the value at stack index 2. */
+static int compose(lua_State *L) {
+    struct writer *writer = lua_touserdata(L, 1);
+    json_lua_encode(L, 2, &writer->text, insert_image, writer);
+    return 0;
+}
+
 /* put(value): the same with the JSON text of a value, which may have images in it. "CHANGED" when
  * one is not what it was; the file then ends with the line before. */
 static int writer_put(lua_State *L) {
@@ -287,7 +298,14 @@ static int writer_put(lua_State *L) {
     luaL_checkany(L, 2);
     text->length = 0;
     writer->insert_count = 0;
-    json_lua_encode(L, 2, text, insert_image, writer);
+    lua_settop(L, 2);
+    lua_pushcfunction(L, compose);
+    lua_pushvalue(L, 1);
+    lua_pushvalue(L, 2);
+    writer->is_composing = true; /* __pairs and finalizers run */
+    int status = lua_pcall(L, 2, 0, 0);
+    writer->is_composing = false;
+    if (status != LUA_OK) return lua_error(L);
     lua_Integer size = (lua_Integer)text->length + 1;
     for (size_t i = 0; i < writer->insert_count; i++)
         size += ((lua_Integer)writer->inserts[i].image->status.st_size + 2) / 3 * 4;

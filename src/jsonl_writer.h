@@ -62,7 +62,8 @@ struct writer {
     struct json_out text;  /* the line being composed by put() */
     struct insert *inserts;
     size_t insert_count, insert_capacity;
-    char *part; /* where it is written; behind path, in the same memory */
+    bool is_composing; /* then Lua runs, and nobody else may use the writer */
+    char *part;        /* where it is written; behind path, in the same memory */
     char path[];
 };
 

@@ -27,6 +27,23 @@ describe("jsonl.create", function()
     assert.has_error(function() writer:raw "x" end)
   end)
 
+  it("composes one line at a time, whatever runs meanwhile", function()
+    local dir <close> = support.tmpdir()
+    local writer <close> = assert(jsonl.create(dir.path .. "/out"))
+    local calls = { put = function() writer:put { n = 1 } end, raw = function() writer:raw "1" end,
+      commit = function() writer:commit() end, close = function() writer:close() end }
+    for name, call in pairs(calls) do
+      local value = { a = ("x"):rep(100), z = setmetatable({ b = 1 }, { __pairs = function() call() end }) }
+      local ok, message = pcall(writer.put, writer, value)
+      assert.same({ name, false }, { name, ok })
+      assert.matches("the writer is composing a line", message, 1, true)
+    end
+    assert.is_false(pcall(writer.put, writer, { a = print }))
+    assert.is_true(writer:put { n = 2 })
+    assert.same({ lines = 1, bytes = 8 }, writer:commit())
+    assert.equal('{"n":2}\n', support.read(dir.path .. "/out"))
+  end)
+
   it("counts every byte up to max_bytes, newlines too", function()
     local dir <close> = support.tmpdir()
     local writer <close> = assert(jsonl.create(dir.path .. "/a", { max_bytes = 20 }))
