@@ -209,8 +209,14 @@ static const struct request *settle(struct files *files, int most) {
     return NULL;
 }
 
+/* Of the name that it may have at first: long paths that end differently may have the same. */
 static uint64_t hash_path(const char *path) { /* FNV-1a */
+    char part[PATH_MAX + OS_PART_ROOM];
     uint64_t hash = 0xcbf29ce484222325U;
+    if (strlen(path) < PATH_MAX) {
+        os_part_name(path, part);
+        path = part;
+    }
     for (; *path; path++) hash = (hash ^ (unsigned char)*path) * 0x100000001b3U;
     return hash;
 }

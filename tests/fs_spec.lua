@@ -465,6 +465,21 @@ describe("fs", function()
       assert.same({ "1", "3", "script.lua" }, fs.list(dir.path))
     end)
 
+    it("whose long names differ at the end only do not meet before they have them", function()
+      local code, out, err = with(3, [[
+        local stem = dir .. "/" .. ("n"):rep(250)
+        for round = 1, 10 do
+          for i = 10, 80 do assert(files:write(stem .. i, (i .. "." .. round):rep(900))) end
+          while true do
+            local ok, message = files:finish()
+            if ok then break end
+            error(message)
+          end
+          for i = 10, 80 do assert(fs.read(stem .. i) == (i .. "." .. round):rep(900)) end
+        end]])
+      assert.same({ 0, "", "" }, { code, out, err })
+    end)
+
     it("can be left unfinished, and take nothing when closed", function()
       local code, out, err = with(4, [[
         for i = 1, 1000 do assert(files:write(dir .. "/" .. i, "text")) end
