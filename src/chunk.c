@@ -188,6 +188,7 @@ static bool end_chunk(struct chunks *chunks, struct chunk *chunk, size_t length,
  * are read first do not look like. */
 static void ask_ahead(struct chunks *chunks) {
     if (chunks->offset + AHEAD / 2 < chunks->asked) return;
+    if (chunks->asked < chunks->offset) chunks->asked = chunks->offset;
     posix_fadvise(chunks->fd, (off_t)chunks->asked, AHEAD, POSIX_FADV_WILLNEED);
     chunks->asked += AHEAD;
 }
@@ -237,10 +238,12 @@ static int read_lines(struct chunks *chunks, struct chunk *chunk) {
         size_t length = chunks->held - chunks->searched;
         if (!newline && length > 0)
             newline = chunks->skipped ? memchr(fresh, '\n', length) : memrchr(fresh, '\n', length);
-        if (newline)
-            return end_chunk(chunks, chunk, (size_t)(newline + 1 - chunk->bytes), true)
-                       ? LINES_MORE
-                       : LINES_FAILED;
+        if (newline) {
+            if (end_chunk(chunks, chunk, (size_t)(newline + 1 - chunk->bytes), true))
+                return LINES_MORE;
+            if (chunk->gap_length > 0) chunks->held = chunk->gap; /* what is behind was not read */
+            return LINES_FAILED;
+        }
         /* One byte of grace: the "\r" of a CRLF is not part of the line. */
         if (chunks->held > chunks->look->max_line + 1 || (chunks->skipped && chunks->held > 0)) {
             chunks->last_skipped = chunk->bytes[chunks->held - 1];
@@ -502,7 +505,7 @@ int chunks_next(struct chunks *chunks, struct chunk **chunk) {
             chunks->failed_at = oldest->offset;
         } else {
             drop(chunks);
-            chunks->failed_at = chunks->offset + chunks->held;
+            chunks->failed_at = chunks->offset + chunks->skipped + chunks->held;
             /* Whoever goes on after a failure reads on. */
             if (result == LINES_FAILED) chunks->end = LINES_MORE;
         }

@@ -260,8 +260,12 @@ int jsonl_index(lua_State *L) {
     lua_settop(L, 2);
     struct json_plan *plan = json_lua_plan(L, nodes);
     struct chunk_field field = {.node = json_plan_add(plan, pointer, length)};
-    struct chunk_plan look = {
-        .plan = *plan, .fields = &field, .count = 1, .max_line = max_line, .inner = -1};
+    struct chunk_plan look = {.plan = *plan,
+                              .fields = &field,
+                              .count = 1,
+                              .max_line = max_line,
+                              .inner = -1,
+                              .decoded = -1};
     struct index *index = new_index(L);
     lua_replace(L, 1); /* as for a method; the user value holds the path */
 

@@ -107,7 +107,8 @@ static void start(bool is_pooled, size_t max_line) {
                                       .fields = &reader.field,
                                       .count = 1,
                                       .max_line = max_line,
-                                      .inner = -1};
+                                      .inner = -1,
+                                      .decoded = -1};
     json_plan_add(&reader.look.plan, "", 0);
     reader.field.node = json_plan_add(&reader.look.plan, "/id", 3);
     assert_int_equal(chunks_open(&reader.chunks, file.path, &reader.look), 0);
