@@ -91,7 +91,7 @@ static inline const char *skip_quoted_string(const char *at, const char *end) {
 }
 
 static inline const char *skip_quoted_number(const char *at, const char *end) {
-    if (*at == '-' && *++at == '-') return NULL;
+    if (*at == '-') at++;
     size_t count = digits(at, end);
     if (count == 0 || (*at == '0' && count > 1)) return NULL;
     at += count;
@@ -116,11 +116,8 @@ static inline const char *skip_quoted_word(const char *at, const char *end) {
         char text[8];
         uint64_t mask;
         ptrdiff_t length;
-    } words[4] = {{"true", 0xFFFFFFFFu, 4},
-                  {"false", 0xFFFFFFFFFFu, 5},
-                  {"null", 0xFFFFFFFFu, 4},
-                  {"", 0, 99}};
-    const struct word *word = &words[*at == 't' ? 0 : *at == 'f' ? 1 : *at == 'n' ? 2 : 3];
+    } words[3] = {{"true", 0xFFFFFFFFu, 4}, {"false", 0xFFFFFFFFFFu, 5}, {"null", 0xFFFFFFFFu, 4}};
+    const struct word *word = &words[*at == 't' ? 0 : *at == 'f' ? 1 : 2];
     if (end - at < 8)
         return end - at >= word->length && memcmp(at, word->text, (size_t)word->length) == 0
                    ? at + word->length

@@ -1,11 +1,14 @@
 /* The scanner behind json.h, compiled once for each level: simd_<level>.c includes it after it has
  * defined, for its processor,
- *   LEVEL(name)      the name with that of the level
- *   WIDTH            how many bytes these look at; what they return is WIDTH when all are such
- * bytes: same_prefix      leading bytes that two places have in common
- *   ascii_prefix     leading bytes that are ASCII and stand for themselves in a string
- *   slash_prefix     leading bytes that are no backslash
- *   space_prefix     leading spaces
+ *
+ * - LEVEL(name): the name with that of the level
+ * - WIDTH: how many bytes the following look at, each of which returns WIDTH when all are such
+ * bytes
+ * - same_prefix: leading bytes that two places have in common
+ * - ascii_prefix: leading bytes that are ASCII and stand for themselves in a string
+ * - slash_prefix: leading bytes that are no backslash
+ * - space_prefix: leading spaces
+ *
  * and, with BLOCKS, 64 bytes as bit masks and UTF-8 in vectors. Nothing reads outside the text. */
 #include "json.h"
 #include "json_utf8.h"

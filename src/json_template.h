@@ -1,4 +1,4 @@
-/* Lines that look alike: a part of json_scan.h, which includes it once for each level.
+/* Lines that look alike: a part of json_plan.h.
  *
  * Whoever writes a file of JSON lines writes them by a template: what is between the scalar values
  * (brackets, keys, colons, commas, spaces) is the same in all of them, byte for byte. So the parts
