@@ -556,13 +556,15 @@ describe("a disk that takes no more", function()
     assert.matches(p.json, message, 1, true)
   end)
 
-  --- Harvests while files whose names end so cannot be written, which is heard of when it is waited for.
-  local function harvest_without(p, ending, code)
+  --- Harvests while files whose names end so cannot be written, which is heard of when a file whose name ends with
+  --- `heard_by` is given away, or else when it is waited for.
+  local function harvest_without(p, ending, code, heard_by)
     local files = fs.files
     local _ <close> = setmetatable({}, { __close = function() fs.files = files end })
     fs.files = function()
       local failed, writer = {}, {}
       function writer.write(_, path, content)
+        if heard_by and path:sub(-#heard_by) == heard_by and failed[1] then return writer.finish() end
         if path:sub(-#ending) ~= ending then return fs.write(path, content) end
         failed[#failed + 1] = path
         return true
@@ -587,6 +589,27 @@ describe("a disk that takes no more", function()
       assert.same({}, p.noted)
       assert.is_nil(fs.stat(p.data .. "/provenance.jsonl"))
     end
+  end)
+
+  it("says of no image what befell the file of another one before it", function()
+    -- The first image has no text: its JSON file is the last one before the other's text.
+    for _, code in ipairs { "EISDIR", "ENOENT", "ENOTDIR", "ELOOP" } do
+      local p <close> = project("a.jpg", "b.jpg")
+      p:results(answer(p:id(1), nil, { finish_reason = "length" }), answer(p:id(2), "two"))
+      local ok, message, failed = harvest_without(p, "a.jpg.json", code, "b.jpg.txt")
+      assert.same({ nil, code }, { ok, failed })
+      assert.matches("a.jpg.json: as the test wants", message, 1, true)
+      assert.same({}, p.noted)
+      assert.is_nil(fs.stat(p.data .. "/provenance.jsonl"))
+      assert.equal(1, assert(p:harvest()).written)
+      assert.same({ "two", p:id(1), 1 }, { p:text(2), p.noted[1].custom_id, #p.noted })
+    end
+
+    local p <close> = project("a.jpg", "b.jpg")
+    p:results(answer(p:id(1), "one"), answer(p:id(2), "two"))
+    local counts = assert(harvest_without(p, "a.jpg.txt", "ELOOP", "b.jpg.txt"))
+    assert.same({ 1, 1, "two" }, { counts.written, counts.unwritten, p:text(2) })
+    assert.same({ p:id(1), 1 }, { p.noted[1].custom_id, #p.noted })
   end)
 
   it("goes on where only one image is concerned, and tells and notes what is true in the end", function()

@@ -166,7 +166,8 @@ function Harvest:not_written(path, message, code)
   return OF_ONE_NAME[code] == true
 end
 
---- Gives a file away to be written; without one, waits for all of them. A failure may be that of a file before.
+--- Gives a file away to be written; without one, waits for all of them. A failure is that of a file before, says
+--- nothing of the image at hand whatever its code, and nothing more can be written then.
 ---@param path? string
 ---@param content? string
 ---@return true|nil ok
@@ -181,7 +182,10 @@ function Harvest:give(path, content)
       ok, message, code, failed = self.files:finish()
     end
     if ok then return true end
-    if not self:not_written(failed, message, code) then return nil, message, code end
+    if not self:not_written(failed, message, code) then
+      self.is_over = true
+      return nil, message, code
+    end
   end
 end
 
@@ -238,17 +242,14 @@ end
 ---@return string|nil code
 function Harvest:write_json(item, line)
   local name, message, code = sidecar.file_name(item.custom_id)
-  local path, ok
   if name then
-    path = part_names.file_name(self.part.batch_id) .. "/" .. name
+    local path = part_names.file_name(self.part.batch_id) .. "/" .. name
     local folder
     folder, message, code = self:json_folder(path:match("^(.*)/"))
     if folder then
-      path = folder .. path:match("/[^/]*$")
-      ok, message, code = self:give(path, (json.pretty(line) or line) .. "\n")
+      return self:give(folder .. path:match("/[^/]*$"), (json.pretty(line) or line) .. "\n")
     end
   end
-  if ok then return true end
   if not OF_ONE_NAME[code] then return nil, message, code end
   self.note("JSON results that cannot be written", "%s", message)
   return true
@@ -297,7 +298,7 @@ function Harvest:write_text(item, found)
     return nil, message .. ". Its batch is of an earlier script: name the images' folder with --image-dir", "USAGE"
   end
   if not result then
-    if unwritten(found, message, code) then return true end
+    if not self.is_over and unwritten(found, message, code) then return true end
     return nil, message, code
   end
   found.written = result
