@@ -4,6 +4,7 @@ local harvest = require "obatch.harvest"
 local image_record = require "obatch.image_record"
 local json = require "obatch.json"
 local outcome = require "obatch.outcome"
+local sidecar = require "obatch.sidecar"
 local support = require "support"
 
 --- A policy of its own for each test.
@@ -627,6 +628,23 @@ describe("a disk that takes no more", function()
     counts = assert(harvest_without(q, "a.jpg.json", "ENAMETOOLONG"))
     assert.same({ 2, 0 }, { counts.written, counts.unwritten })
     assert.matches("a.jpg.json: as the test wants", table.concat(q.log, "\n"), 1, true)
+  end)
+
+  it("looks for whose text it is once, however many there are that cannot be written", function()
+    local names = {}
+    for i = 1, 120 do names[i] = i .. ".jpg" end
+    local p <close> = project(table.unpack(names))
+    local lines = {}
+    for i = 1, #names do lines[i] = answer(p:id(i), "text") end
+    p:results(table.unpack(lines))
+    local text_path, calls = sidecar.text_path, 0
+    local _ <close> = setmetatable({}, { __close = function() sidecar.text_path = text_path end })
+    function sidecar.text_path(image)
+      calls = calls + 1
+      return text_path(image)
+    end
+    assert.equal(#names, assert(harvest_without(p, ".txt", "ELOOP")).unwritten)
+    assert.is_true(calls < 10 * #names, calls)
   end)
 
   it("leaves nothing of a run that was killed while it wrote", function()

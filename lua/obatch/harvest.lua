@@ -157,10 +157,10 @@ end
 ---@param code string
 ---@return boolean goes_on  false: nothing more can be written
 function Harvest:not_written(path, message, code)
-  for id, found in pairs(self.found) do
-    if found.written == "written" and sidecar.text_path(self.items[id].path) == path then
-      return unwritten(found, message, code)
-    end
+  local found = self.given[path]
+  if found then
+    self.given[path] = nil
+    return unwritten(found, message, code)
   end
   if OF_ONE_NAME[code] then self.note("JSON results that cannot be written", "%s", message) end
   return OF_ONE_NAME[code] == true
@@ -181,7 +181,10 @@ function Harvest:give(path, content)
     else
       ok, message, code, failed = self.files:finish()
     end
-    if ok then return true end
+    if ok then
+      if not path then self.given = {} end
+      return true
+    end
     if not self:not_written(failed, message, code) then
       self.is_over = true
       return nil, message, code
@@ -290,9 +293,10 @@ function Harvest:write_text(item, found)
   local folder, message, code = self:folder_of(item)
   if not folder then return nil, message, code end
   local result
+  local text_path = sidecar.text_path(item.path)
   result, message, code = folder:check(item.path)
   if result then result, message, code = make_room(item) end
-  if result and self.given[item.path] then result, message, code = self:give() end -- to see what is there
+  if result and self.given[text_path] then result, message, code = self:give() end -- to see what is there
   if result then result, message, code = folder:write(item.path, found.text, self.overwrite, self.write_new) end
   if code == "OUTSIDE" and self.part.legacy and not self.image_dir then
     return nil, message .. ". Its batch is of an earlier script: name the images' folder with --image-dir", "USAGE"
@@ -302,11 +306,11 @@ function Harvest:write_text(item, found)
     return nil, message, code
   end
   found.written = result
-  self.given[item.path] = true
+  if result == "written" then self.given[text_path] = found end
   self.to_sync[item.image_dir] = item.path:match("^(.*/)") or "."
   if result == "kept" then
     self.note("other texts", "%s: another text is there and stays (the new one is in %s)",
-      text.printable(sidecar.text_path(item.path)), text.printable(self.json_dir))
+      text.printable(text_path), text.printable(self.json_dir))
   end
   if self:has_changed(item) then
     found.changed = true
@@ -565,7 +569,8 @@ end
 function harvest.part(part, options)
   local self = setmetatable({ part = part, record = part.record, shelf = options.shelf, rules = options.rules,
     json_dir = options.json_dir, image_dir = options.image_dir, overwrite = options.overwrite,
-    folders = {}, to_sync = {}, json_folders = {}, found = {}, given = {},
+    folders = {}, to_sync = {}, json_folders = {}, found = {},
+    given = {}, -- path of a text that may still be on its way -> whose outcome it is
     counts = { submitted = 0, written = 0, same = 0, kept = 0, unwritten = 0, blank = 0, json = 0, changed = 0,
       foreign = 0 },
   }, Harvest)
