@@ -613,6 +613,26 @@ describe("a disk that takes no more", function()
     assert.same({ p:id(1), 1 }, { p.noted[1].custom_id, #p.noted })
   end)
 
+  it("goes on when a folder of images goes away while its texts are on their way", function()
+    local p <close> = project("a.jpg", "sub/b.jpg")
+    p:results(answer(p:id(1), "one"), answer(p:id(2), "two"))
+    local files = fs.files
+    local _ <close> = setmetatable({}, { __close = function() fs.files = files end })
+    fs.files = function()
+      local real = files()
+      local writer = { finish = function() return real:finish() end }
+      function writer.write(_, path, content)
+        if path == p.items[2].path .. ".txt" then fs.rename(p.data .. "/sub", p.path .. "/elsewhere") end
+        return real:write(path, content)
+      end
+      return setmetatable(writer, { __close = function() real:close() end })
+    end
+    local counts = assert(p:harvest())
+    assert.same({ 1, 1, "one" }, { counts.written, counts.unwritten, p:text(1) })
+    assert.same({ p:id(2), 1 }, { p.noted[1].custom_id, #p.noted })
+    assert.matches("the image is not there any more", p.noted[1].reason)
+  end)
+
   it("goes on where only one image is concerned, and tells and notes what is true in the end", function()
     local p <close> = project("a.jpg", "b.jpg", "c.jpg")
     p:results(answer(p:id(1), "one"), answer(p:id(2), "two"), answer(p:id(3), "three"))

@@ -307,7 +307,6 @@ function Harvest:write_text(item, found)
   end
   found.written = result
   if result == "written" then self.given[text_path] = found end
-  self.to_sync[item.image_dir] = item.path:match("^(.*/)") or "."
   if result == "kept" then
     self.note("other texts", "%s: another text is there and stays (the new one is in %s)",
       text.printable(text_path), text.printable(self.json_dir))
@@ -529,12 +528,19 @@ function Harvest:note_unresolved()
   return self.shelf:note_unresolved(entries)
 end
 
---- Makes everything that was written durable, in one go for each file system.
+--- Makes everything that was written durable, in one go for each folder that upload was given. The folder of a text
+--- that could not be written may be gone, and is not asked for.
 ---@return true|nil ok
 ---@return string|nil message
 ---@return string|nil code
 function Harvest:sync()
-  for _, dir in pairs(self.to_sync) do
+  local dirs = {}
+  for id, found in pairs(self.found) do
+    local item = self.items[id]
+    local dir, other = item.path:match("^(.*/)") or ".", dirs[item.image_dir]
+    if found.written and not (other and other < dir) then dirs[item.image_dir] = dir end -- the first of them
+  end
+  for _, dir in pairs(dirs) do
     local ok, message, code = fs.sync(dir)
     if not ok then return nil, message, code end
   end
@@ -569,7 +575,7 @@ end
 function harvest.part(part, options)
   local self = setmetatable({ part = part, record = part.record, shelf = options.shelf, rules = options.rules,
     json_dir = options.json_dir, image_dir = options.image_dir, overwrite = options.overwrite,
-    folders = {}, to_sync = {}, json_folders = {}, found = {},
+    folders = {}, json_folders = {}, found = {},
     given = {}, -- path of a text that may still be on its way -> whose outcome it is
     counts = { submitted = 0, written = 0, same = 0, kept = 0, unwritten = 0, blank = 0, json = 0, changed = 0,
       foreign = 0 },
