@@ -111,9 +111,10 @@ local function add_job(files, dir)
   if not the_job then return nil, message, code end
   for n, iteration in ipairs(the_job.iterations) do
     for _, part in ipairs(iteration.parts) do
-      if part.done and not part.incomplete and has_digests(part)
-        and not part_events.damaged_file(part, the_job:path(n, "")) then
-        add_files(files, part)
+      if part.done and not part.incomplete and has_digests(part) then
+        local damaged, problem, reason = part_events.damaged_file(part, the_job:path(n, ""))
+        if reason then return nil, problem, reason end
+        if not damaged then add_files(files, part) end
       end
     end
   end

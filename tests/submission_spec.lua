@@ -299,6 +299,32 @@ describe("what changed on this disk", function()
     end
   end)
 
+  it("a result that cannot be read stops the run, and is not fetched again: it may be as it came", function()
+    local function without_digests(parts) parts[1].digests = nil end
+    local function deleted(parts) parts[1].deleted = true end
+    for _, case in ipairs { { "EISDIR" }, { "EISDIR", deleted }, { "ELOOP" }, { "ELOOP", without_digests } } do
+      local dir <close> = planned(2)
+      assert.is_true(run(dir, service()).done)
+      local output, safe = path(dir, "batch-1_output.jsonl"), path(dir, "safe")
+      local journal = support.read(dir.path .. "/base/journal.jsonl")
+      assert(fs.rename(output, safe))
+      if case[1] == "EISDIR" then assert(fs.mkdir(output)) -- opens, and fails to read
+      else support.shell(("ln -s batch-1_output.jsonl %s"):format(support.quote(output))) end -- to itself
+      local api = service()
+      local result = run(dir, api, case[2])
+      assert.equal(case[1], result.code)
+      assert.truthy(result.message:find(output, 1, true))
+      assert.same({}, api.downloads)
+      assert.is_nil(fs.lstat(output .. ".before"))
+      assert.equal(journal, support.read(dir.path .. "/base/journal.jsonl"))
+      -- When it can be read again, the next run has nothing to do.
+      assert(fs.remove(output))
+      assert(fs.rename(safe, output))
+      assert.is_true(run(dir, api).done)
+      assert.same({}, api.downloads)
+    end
+  end)
+
   it("a result that is deleted at the service, too, stops the run with its name", function()
     local dir <close> = planned(2)
     assert.is_true(run(dir, service()).done)

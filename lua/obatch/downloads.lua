@@ -82,19 +82,23 @@ function downloads.take(run, part)
     incomplete = part.incomplete })
 end
 
---- What was downloaded, and is not there any more as it came, is downloaded again: that costs nothing.
+--- What was downloaded, and is not there any more as it came, is downloaded again: that costs nothing. A file that
+--- cannot be read stops the run: the service may have dropped its own since, and then it would be paid again.
 ---@param run table   see obatch.submission
 ---@return boolean ok
 function downloads.verify(run)
   for _, part in ipairs(run.store.parts) do
-    local path = part.done and part.batch_id
-      and part_events.damaged_file(part, run.store:download_path(part, "output"):match("^(.*/)"))
+    local path, message, code
+    if part.done and part.batch_id then
+      path, message, code = part_events.damaged_file(part, run.store:download_path(part, "output"):match("^(.*/)"))
+    end
+    if code then return run:stop(message, code, true) end
     if path and part.deleted then
       return run:stop(("%s is not what was downloaded, and is deleted at the service: bring it back"):format(path),
         "USAGE", true)
     elseif path then
       run.log(("%s is not what was downloaded; downloading it again"):format(path))
-      local ok, message, code = true, nil, nil
+      local ok = true
       if fs.stat(path) then ok, message, code = fs.rename(path, path .. ".before") end
       if not ok then return run:stop(message, code, true) end
       if not run:record(part, { event = "lost", batch_id = part.batch_id, file = path:match("[^/]*$") }) then

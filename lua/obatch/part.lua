@@ -180,15 +180,24 @@ end
 function part.short_digest(self) return (self.fingerprint or self.sha256):sub(1, 12) end
 
 --- Which of the downloaded files of a part is not as it was downloaded. What an older journal does not know is only
---- looked for.
+--- looked for. A file that cannot be read may be as it was: that is nil, message, CODE.
 ---@param self table
 ---@param dir string  the folder of the files
----@return string|nil path
+---@return string|nil path  nil alone: all of them are as they were
+---@return string|nil message
+---@return string|nil code
 function part.damaged_file(self, dir)
   for _, name in ipairs(self.files or {}) do
     name = name:match("[^/]*$")
     local path, digest = dir .. name, self.digests and self.digests[name]
-    if digest and not part.is_known(path, digest) or not digest and not fs.stat(path) then return path end
+    local is_it, message, code
+    if digest then
+      is_it, message, code = part.is_known(path, digest)
+    else
+      is_it, message, code = fs.stat(path)
+    end
+    if is_it == nil and code ~= "ENOENT" then return nil, message, code end
+    if not is_it then return path end
   end
 end
 
