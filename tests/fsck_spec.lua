@@ -509,6 +509,23 @@ describe("fsck of a finished job", function()
     end
   end)
 
+  it("says of a file that cannot be read just that, not that its content is another", function()
+    local self <close> = copy()
+    local fingerprint = fs.fingerprint
+    local _ <close> = setmetatable({}, { __close = function() fs.fingerprint = fingerprint end })
+    local files = { "iteration_1/batch_requests_iteration_1_p001.jsonl", download_name(self), MERGED }
+    function fs.fingerprint(path, ...)
+      for _, name in ipairs(files) do
+        if path:sub(-#name) == name then return nil, "cannot read " .. path .. ": Input/output error", "EIO" end
+      end
+      return fingerprint(path, ...)
+    end
+    local found = assert(fsck.run(self.base, { rules = assert(policy.load()), original = self.requests }))[1].found
+    local out = table.concat(found:lines(), "\n")
+    for _, name in ipairs(files) do says(out, name .. ": Input/output error") end
+    assert.falsy(out:find("digest", 1, true), out)
+  end)
+
   it("reads beside a run, and repairs nothing then", function()
     local self <close> = copy()
     edit(self, MERGED, half)

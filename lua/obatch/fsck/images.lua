@@ -262,15 +262,22 @@ function Check:check_results(part, record)
     local again = part.is_completed and "Its texts were taken from it when it was stored. " .. SAVE
       or "Run download again: it downloads it again"
     progress.stage("checking " .. file)
-    local is_proven = stat and digest and stat.size == digest.bytes and part_events.is_known(path, digest)
-    if not stat then
+    local lines, is_proven, message
+    if stat then lines, message = jsonl.scan(path, { id = "/custom_id" }) end
+    if lines and digest then
+      is_proven = stat.size == digest.bytes
+      if is_proven then is_proven, message = part_events.is_known(path, digest) end
+    end
+    if message then
+      found:fault("unreadable files", path, message)
+    elseif not stat then
       found:fault("downloaded files", path, "the downloaded file is missing (is it in another --output-dir?)", again)
     elseif digest and not is_proven then
       found:fault("downloaded files", path, ("%d bytes; it is not what was downloaded (%s bytes)"):format(stat.size,
         name(digest.bytes)), again)
     end
     local tell = is_proven and found.note or found.fault
-    for line in stat and jsonl.scan(path, { id = "/custom_id" }) or function() end do
+    for line in not message and lines or function() end do
       local where = ("%s:%d"):format(path, line.number)
       if line.error and not line.blank then
         tell(found, "damaged lines", ("%s: byte %d"):format(where, line.error_at or 1), "the line is not JSON",

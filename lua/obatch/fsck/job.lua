@@ -29,10 +29,15 @@ local SAVE = "Restore it from a copy"
 --- Files of a job's own folder that a write which was cut off may leave as NAME.part.
 local OWN_FILES = { "journal.jsonl", "final_correction_log.txt", "decisions.jsonl", table.unpack(ledger.FINAL) }
 
---- Whether a file is the one that something is known by; tells what lasts.
-local function is_known(path, known)
+--- Whether a file is the one that something is known by; tells what lasts, and of a file that cannot be read.
+---@param path string
+---@param known { fingerprint?: string, sha256?: string }
+---@return boolean|nil is_it  nil when it cannot be read
+function Check:is_known(path, known)
   progress.stage("checking " .. path:match("[^/]*$"))
-  return part_events.is_known(path, known)
+  local is_it, message = part_events.is_known(path, known)
+  if is_it == nil then self.found:fault("unreadable files", path, message) end
+  return is_it
 end
 
 -- ---------------------------------------------------------------- the requests
@@ -142,7 +147,7 @@ function Check:check_request_file(iteration, part)
   end
   if part.bytes and stat.size ~= part.bytes then
     found:fault("request files", path, ("%d bytes, by the journal it had %d"):format(stat.size, part.bytes), how_bad)
-  elseif (part.fingerprint or part.sha256) and not is_known(path, part) then
+  elseif (part.fingerprint or part.sha256) and self:is_known(path, part) == false then
     found:fault("request files", path, "its content is not what the journal planned (by its digest)", how_bad)
   end
 end
@@ -219,9 +224,12 @@ function Check:check_downloads(iteration, part)
       part.lost = true
       found:fault("downloaded files", path, ("%d bytes, but %s were downloaded"):format(stat.size, name(digest.bytes)),
         again)
-    elseif not is_known(path, digest) then
-      part.lost = true
-      found:fault("downloaded files", path, "it is not what was downloaded (by its digest)", again)
+    else
+      local is_it = self:is_known(path, digest)
+      part.lost = part.lost or not is_it
+      if is_it == false then
+        found:fault("downloaded files", path, "it is not what was downloaded (by its digest)", again)
+      end
     end
   end
   part.proven = part.proven and not part.lost
@@ -315,13 +323,14 @@ end
 function Check:check_merged(iteration, files, is_lost, is_proven)
   local found, n = self.found, iteration.n
   local path = self.state:merged_path(n)
-  local as_merged = iteration.merged_as and fs.stat(path) and is_known(path, iteration.merged_as)
+  progress.stage("checking " .. path:match("[^/]*$"))
   if is_lost then
+    local as_merged = iteration.merged_as and fs.stat(path) and self:is_known(path, iteration.merged_as)
     -- The downloads can prove nothing, and what was merged of them may be all there is.
     if not fs.stat(path) then
       found:fault("merged results", path, "the merged results are missing, and so are downloads",
         "Bring the downloaded files back; then --repair makes it anew")
-    elseif iteration.merged_as and not as_merged then
+    elseif iteration.merged_as and as_merged == false then
       found:fault("merged results", path, "it is not what was merged (by its digest), and downloads are missing", SAVE)
     end
     return as_merged or false
