@@ -115,10 +115,13 @@ local function write_raw(paths)
   return path
 end
 
---- Whether a file holds result lines: what a batch gave back, not what was sent.
+--- Whether a file holds result lines: what a batch gave back, not what was sent. nil, message, CODE when it cannot be
+--- read.
 local function holds_results(path)
+  local begins, message, code = fs.read(path, 1)
+  if not begins then return nil, message, code end
   for record in jsonl.scan(path, { id = "/custom_id", response = "/response/status_code", failure = "/error",
-    method = "/method" }) or function() end do
+    method = "/method" }) do
     if not record.error then
       return type(record.id) == "string" and not record.method and (record.response or record.failure) ~= nil
     end
@@ -268,15 +271,24 @@ local function collect_files(paths)
   return true
 end
 
---- The result files of a folder that nobody has a journal of: those in it that hold result lines.
+--- The result files of a folder that nobody has a journal of: those in it that hold result lines. nil, message, CODE
+--- when it or one of its files cannot be read: that may hold answers.
 local function files_of(dir)
   local paths, left_out, is_collected = {}, {}, read_summary(dir) ~= nil
-  for _, name in ipairs(fs.list(dir) or {}) do
+  local names, message, code = fs.list(dir)
+  if not names then return nil, message, code end
+  for _, name in ipairs(names) do
     local path = ("%s/%s"):format(dir, name)
     if name == RAW and is_collected then
       note("files left out", "%s is from obatch collect: left out", text.printable(path))
-    elseif name:find("%.jsonl$") and (fs.stat(path) or {}).type == "file" then
-      table.insert(holds_results(path) and paths or left_out, path)
+    elseif name:find("%.jsonl$") then
+      local stat, holds
+      stat, message, code = fs.stat(path)
+      if stat and stat.type == "file" then
+        holds, message, code = holds_results(path)
+        table.insert(holds and paths or left_out, path)
+      end
+      if code and code ~= "ENOENT" then return nil, message, code end
     end
   end
   table.sort(paths)
@@ -324,7 +336,7 @@ local function run()
   elseif kind == "errands" then
     paths = files_of_mending()
   else
-    paths = files_of(args.dir)
+    paths, message, code = files_of(args.dir)
   end
   if not paths then return nil, message, code end
   if #paths == 0 then

@@ -90,6 +90,20 @@ describe("obatch collect", function()
     assert.falsy(fs.stat(dir.path .. "/empty/collected"))
   end)
 
+  it("leaves out no file that it cannot read: it stops with its name", function()
+    local dir <close> = support.tmpdir()
+    support.write(dir.path .. "/batch_1.jsonl", result("a", "one") .. "\n")
+    for target, words in pairs { ["/proc/sys/vm/drop_caches"] = "Permission denied", -- to root, too
+      ["/proc/self/mem"] = "Input/output error", ["batch_2.jsonl"] = "Too many levels" } do -- a link to itself
+      assert(support.shell(("ln -s %s %s/batch_2.jsonl"):format(target, quote(dir.path))) == 0)
+      local code, out, err = collect(dir.path, ".", "--to", "collected")
+      assert.same({ 1, "" }, { code, out }, err)
+      says(err, "batch_2.jsonl: " .. words)
+      assert.is_nil(fs.lstat(dir.path .. "/collected"))
+      assert(fs.remove(dir.path .. "/batch_2.jsonl"))
+    end
+  end)
+
   it("may be stopped between its files, takes none of them for results, and writes over nothing else", function()
     local dir <close> = support.tmpdir()
     support.write(dir.path .. "/batch_1.jsonl", result("a", "one") .. "\n" .. result("b", "two") .. "\n")
