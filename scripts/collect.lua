@@ -88,29 +88,39 @@ local counts = { lines = 0, parsed = 0, texts = 0, errors = 0, not_used = 0, dam
 local digests = {}
 local note, finish_notes = progress.notes(function(words) line:say(words) end)
 
+--- Whether what failed was writing to the target: another one may do, then.
+local is_of_target = false
+
+---@return nil, string message, string code
+local function not_written(message, code)
+  is_of_target = true
+  return nil, message, code
+end
+
 -- ---------------------------------------------------------------- the raw lines
 
 --- Copies files one after the other. Returns the path of the new one; nil, message, CODE.
 local function write_raw(paths)
   local path = ("%s/%s"):format(target, RAW)
   local ok, message, code = fs.mkdir(target)
-  if not ok then return nil, message, code end
+  if not ok then return not_written(message, code) end
   local out <close>, problem, reason = fs.create(path, { sha256 = true })
-  if not out then return nil, problem, reason end
+  if not out then return not_written(problem, reason) end
   -- From here on the files need not belong together: whoever stops now may begin again.
   ok, message, code = fs.write(("%s/%s"):format(target, SUMMARY), json.encode { unfinished = true } .. "\n")
-  if not ok then return nil, message, code end
+  if not ok then return not_written(message, code) end
   for _, from in ipairs(paths) do
     local bytes, whole, errno = out:copy(from)
+    if not bytes and whole:find(path, 1, true) then return not_written(whole, errno) end
     if not bytes then return nil, whole, errno end
     if bytes > 0 and not whole then
       ok, message, code = out:write("\n")
-      if not ok then return nil, message, code end
+      if not ok then return not_written(message, code) end
     end
   end
   local facts
   facts, message, code = out:commit()
-  if not facts then return nil, message, code end
+  if not facts then return not_written(message, code) end
   digests[RAW] = facts.sha256
   return path
 end
@@ -134,7 +144,7 @@ end
 --- Writes the object; each(put) calls put(custom_id, JSON text). true | nil, message, CODE.
 local function write_object(each)
   local out <close>, message, code = fs.create(("%s/%s"):format(target, OBJECT), { sha256 = true })
-  if not out then return nil, message, code end
+  if not out then return not_written(message, code) end
   local separator, ok = "{\n", true
   each(function(custom_id, value)
     if ok then ok, message, code = out:write(separator, json.encode(text.to_utf8(custom_id)), ": ", value) end
@@ -144,7 +154,7 @@ local function write_object(each)
   if ok then ok, message, code = out:write(separator == "{\n" and "{}\n" or "\n}\n") end
   local facts
   if ok then facts, message, code = out:commit() end
-  if not facts then return nil, message, code end
+  if not facts then return not_written(message, code) end
   digests[OBJECT] = facts.sha256
   return true
 end
@@ -352,7 +362,7 @@ line:close()
 if not ok then
   if code == "USAGE" then return cli.fail(2, "%s", message) end
   if code == "EINTR" or code == "INTERRUPTED" then return cli.fail(130, "interrupted") end
-  if code == "EACCES" or code == "EROFS" or code == "EPERM" then
+  if is_of_target and (code == "EACCES" or code == "EROFS" or code == "EPERM") then
     return cli.fail(1, "%s\nobatch: name another place with --to DIR", message)
   end
   return cli.fail(1, "%s", message)

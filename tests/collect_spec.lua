@@ -99,9 +99,14 @@ describe("obatch collect", function()
       local code, out, err = collect(dir.path, ".", "--to", "collected")
       assert.same({ 1, "" }, { code, out }, err)
       says(err, "batch_2.jsonl: " .. words)
+      assert.falsy(err:find("--to", 1, true), err) -- another target does not help
       assert.is_nil(fs.lstat(dir.path .. "/collected"))
       assert(fs.remove(dir.path .. "/batch_2.jsonl"))
     end
+    local code, _, err = collect(dir.path, ".", "--to", "/sys/no-such-place") -- read-only, or nobody may
+    assert.equal(1, code)
+    says(err, "/sys/no-such-place")
+    says(err, "name another place with --to DIR")
   end)
 
   it("may be stopped between its files, takes none of them for results, and writes over nothing else", function()
