@@ -350,19 +350,45 @@ static int index_id(lua_State *L) {
     return 1;
 }
 
+static bool is_as_it_was(const struct index *index, const struct stat *now) {
+    return now->st_size == index->status.st_size &&
+           now->st_mtim.tv_sec == index->status.st_mtim.tv_sec &&
+           now->st_mtim.tv_nsec == index->status.st_mtim.tv_nsec;
+}
+
 /* 0, or ESTALE where the file is not what it was; else an errno. */
 static int look_again(const struct index *index) {
     struct stat now;
     if (fstat(index->fd, &now) != 0) return errno;
-    bool same = now.st_size == index->status.st_size &&
-                now.st_mtim.tv_sec == index->status.st_mtim.tv_sec &&
-                now.st_mtim.tv_nsec == index->status.st_mtim.tv_nsec;
+    return is_as_it_was(index, &now) ? 0 : ESTALE;
+}
+
+/* Looks at the path of the index at stack index 1: 0, or ESTALE where another file, or one of
+ * another size, is there now; else an errno. The file is open, so no other one gets its number. */
+static int look_at_path(lua_State *L, const struct index *index, struct stat *now) {
+    lua_getiuservalue(L, 1, 1);
+    int error = stat(lua_tostring(L, -1), now) != 0 ? errno : 0;
+    lua_pop(L, 1);
+    if (error) return error;
+    bool same = now->st_dev == index->status.st_dev && now->st_ino == index->status.st_ino &&
+                now->st_size == index->status.st_size;
     return same ? 0 : ESTALE;
 }
 
 /* check() -> true: the file is what was indexed, as far as its size and time tell */
 static int index_check(lua_State *L) {
     int error = look_again(check_index(L));
+    if (error) return fail_index(L, error);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* check_path() -> true: moreover, it is what now stands at the path */
+static int index_check_path(lua_State *L) {
+    const struct index *index = check_index(L);
+    struct stat now;
+    int error = look_at_path(L, index, &now);
+    if (!error && !is_as_it_was(index, &now)) error = ESTALE;
     if (error) return fail_index(L, error);
     lua_pushboolean(L, 1);
     return 1;
@@ -400,11 +426,17 @@ static int index_get(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"at", index_at},        {"check", index_check},
-    {"close", close_index},  {"find", index_find},
-    {"id", index_id},        {"line", index_line},
-    {"__len", index_length}, {"__close", close_index},
-    {"__gc", close_index},   {NULL, NULL},
+    {"at", index_at},
+    {"check", index_check},
+    {"check_path", index_check_path},
+    {"close", close_index},
+    {"find", index_find},
+    {"id", index_id},
+    {"line", index_line},
+    {"__len", index_length},
+    {"__close", close_index},
+    {"__gc", close_index},
+    {NULL, NULL},
 };
 
 void jsonl_open_index(lua_State *L) {

@@ -367,6 +367,18 @@ describe("jsonl.index", function()
     end
   end)
 
+  it("notices that another file is at its path", function()
+    local dir <close> = file_with('{"id": "aaaa"}\n')
+    local index <close> = assert(jsonl.index(dir.file, "/id"))
+    local stale = { nil, dir.file .. " has changed since it was indexed", "CHANGED" }
+    assert.is_true(index:check_path())
+    os.execute(("cp -p %s %s.new && mv %s.new %s"):format(dir.file, dir.file, dir.file, dir.file))
+    assert.is_true(index:check())
+    assert.same(stale, { index:check_path() })
+    os.remove(dir.file)
+    assert.equal("ENOENT", select(3, index:check_path()))
+  end)
+
   it("notices that the file has changed", function()
     local dir <close> = file_with('{"id": "aaaa"}\n{"id": "bbbb"}\n')
     local index <close> = assert(jsonl.index(dir.file, "/id"))

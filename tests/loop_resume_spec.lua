@@ -130,6 +130,43 @@ describe("the job folder", function()
     end)
   end
 
+  -- What was read is sent from the file that was opened: a job that were bound to the one at its path would pay twice.
+  for moment, hook in pairs { ["it is checked"] = "requests.read", ["a part is planned"] = "ledger.new" } do
+    it("is not bound to a request file replaced while " .. moment, function()
+      for _, other in ipairs { "b-", "longer-" } do
+        local function lines(prefix)
+          local list = {}
+          for i = 1, 6 do list[i] = loop.line(prefix .. i, nil, { model = i % 2 == 0 and "gpt-a" or "gpt-b" }) end
+          return list
+        end
+        local job <close> = loop.job { requests = lines "a-", model = "return '{}'" }
+        support.write(job.path .. "/new", table.concat(lines(other), "\n") .. "\n")
+        local old = support.read(job.requests)
+        job:set_policy(([[local %s = require "obatch.%s"
+          local before = %s
+          %s = function(...)
+            local results = table.pack(before(...))
+            os.rename(%q, %q)
+            return table.unpack(results, 1, results.n)
+          end]]):format(hook:match "%a+", hook:match "%a+", hook, hook, job.path .. "/new", job.requests))
+        local box <close> = job:sandbox()
+        job:run(box)
+        assert.equal(2, job.code, job.err)
+        says(job, "obatch: " .. job.requests .. " was replaced, changed or touched while it was read. Nothing was")
+        loop.check_clean(job)
+        assert.same({}, job:asked())
+        support.write(job.requests, old)
+        job:set_policy ""
+        job:run(box)
+        assert.equal(0, job.code, job.err)
+        local paid = {}
+        for i = 1, 6 do paid["a-" .. i] = 1 end
+        assert.equal(loop.text(paid), loop.text(job:paid()))
+        assert.equal(6, #job:decoded "final_results.jsonl")
+      end
+    end)
+  end
+
   it("survives a journal whose last line is torn", function()
     local job <close> = loop.job {}
     local box <close> = job:sandbox()

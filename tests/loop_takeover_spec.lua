@@ -40,6 +40,26 @@ describe("batches that another tool submitted", function()
     assert.equal(3, uploads) -- two elsewhere, and iteration 2
   end)
 
+  it("are not bound to a request file that was replaced before they are taken over", function()
+    local job <close> = loop.job {}
+    local box <close> = job:sandbox()
+    local a, b = two_batches(job, box)
+    support.write(job.path .. "/ids.txt", a .. "\n" .. b .. "\n")
+    local old = support.read(job.requests)
+    support.write(job.path .. "/new", (old:gsub("Transcribe", "transcribe")))
+    job:set_policy(([[local ledger = require "obatch.ledger"
+      local new = ledger.new
+      function ledger.new(...) os.rename(%q, %q) return new(...) end]]):format(job.path .. "/new", job.requests))
+    job:run(box, { "--initial-ids", job.path .. "/ids.txt" })
+    assert.equal(2, job.code, job.err)
+    says(job, job.requests .. " was replaced, changed or touched while it was read")
+    assert.equal("started", table.concat(job:events(), " "))
+    support.write(job.requests, old)
+    job:set_policy ""
+    job:run(box, { "--initial-ids", job.path .. "/ids.txt" })
+    loop.check(job, loop.usual(6))
+  end)
+
   it("are found in an ids file that is already there, for several iterations", function()
     local job <close> = loop.job {}
     local box <close> = job:sandbox()

@@ -167,13 +167,24 @@ function job.is_original(path, known)
   return stat.size == (known.pieces and offset or known.bytes)
 end
 
+--- Whether the request file is still the one that was read. Else the job would be bound to another one than it sends.
+local function is_in_place(original, index)
+  local ok, message, code = index:check_path()
+  if code == "CHANGED" then
+    message = ("%s was replaced, changed or touched while it was read. Nothing was sent since then, and nothing is "
+      .. "lost: see that it is the right file, and run the same command again"):format(original)
+  end
+  return ok, message, code
+end
+
 --- Opens, and creates where it is missing, a job. It knows its request file and refuses another one.
 ---@param dir string
 ---@param original string  the request file
+---@param index? obatch.jsonl.Index  of it, where it was read before: refused when it was replaced meanwhile
 ---@return obatch.Job|nil job
 ---@return string|nil message
 ---@return string|nil code  "LOCKED", "CHANGED", or what the disk says
-function job.open(dir, original)
+function job.open(dir, original, index)
   local ok, message, code = fs.mkdir(dir)
   if not ok then return nil, message, code end
   local lock
@@ -213,11 +224,7 @@ function job.open(dir, original)
   stat, message, code = fs.stat(original)
   ok = stat ~= nil
   self.original_path = original
-  if ok and not self.run then
-    ok, message, code = self:record { event = "started", run = fs.random(6),
-      original = { path = text.printable(original), absolute = text.printable(fs.absolute(original) or original),
-        bytes = stat.size } }
-  elseif ok then
+  if ok and self.run then
     is_original, message, code = job.is_original(original, self.original)
     ok = is_original
     if is_original == false then
@@ -225,6 +232,12 @@ function job.open(dir, original)
         .. "Put the old content back to go on, or give the new file a --base-dir of its own"):format(original)
       code = "CHANGED"
     end
+  end
+  if ok and index then ok, message, code = is_in_place(original, index) end
+  if ok and not self.run then
+    ok, message, code = self:record { event = "started", run = fs.random(6),
+      original = { path = text.printable(original), absolute = text.printable(fs.absolute(original) or original),
+        bytes = stat.size } }
   end
   if not ok then
     self:close()
@@ -258,10 +271,11 @@ end
 --- The pieces of the request file, to be known by, where they are not known yet: the parts of its first iteration, if
 --- these are the file from its beginning to its end, else all of it.
 ---@param copied { from: integer?, to: integer?, fingerprint: string }[]  which bytes of it each part is; nil: none
+---@param index? obatch.jsonl.Index  of it, as it was read
 ---@return true|nil ok
 ---@return obatch.job.Piece[]|string|nil pieces  nil when they are known; after a failure, the message
 ---@return string|nil code
-function Job:pieces(copied)
+function Job:pieces(copied, index)
   local original, pieces, at = self.original, json.array {}, 0
   if original.sha256 or original.pieces then return true end
   for i, piece in ipairs(copied) do
@@ -271,18 +285,26 @@ function Job:pieces(copied)
   if #pieces == #copied and #pieces > 0 and at == original.bytes then return true, pieces end
   local fingerprint, bytes, code = fs.fingerprint(self.original_path)
   if not fingerprint then return nil, bytes, code end
+  if index then
+    local ok, message, reason = is_in_place(self.original_path, index)
+    if not ok then return nil, message, reason end
+  end
   return true, json.array { { bytes = bytes, fingerprint = fingerprint } }
 end
 
 --- Takes over batches that were submitted elsewhere as iteration n.
 ---@param n integer
 ---@param batch_ids string[]
+---@param index? obatch.jsonl.Index  of the original file
 ---@return true|nil ok
 ---@return string|nil message
 ---@return string|nil code
-function Job:adopt(n, batch_ids)
+function Job:adopt(n, batch_ids, index)
   local ok, message, code = self:make_folder(n)
   if not ok then return nil, message, code end
+  local pieces
+  ok, pieces, code = self:pieces({}, index)
+  if not ok then return nil, pieces, code end
   -- What another tool merged may be all that is left of results the service no longer has.
   local merged = self:merged_path(n)
   if fs.stat(merged) then
@@ -291,9 +313,6 @@ function Job:adopt(n, batch_ids)
   end
   ok, message, code = fs.write(self:ids_path(n), table.concat(batch_ids, "\n") .. "\n")
   if not ok then return nil, message, code end
-  local pieces
-  ok, pieces, code = self:pieces {}
-  if not ok then return nil, pieces, code end
   return self:record { event = "adopted", iteration = n, batch_ids = json.array(batch_ids), pieces = pieces }
 end
 
@@ -414,7 +433,7 @@ function Job:plan(n, requests, max_requests, max_bytes, index, why_cut)
     parts[1].file = name
   end
   local pieces
-  ok, pieces, code = self:pieces(copied)
+  ok, pieces, code = self:pieces(copied, index)
   if not ok then return nil, pieces, code end
   ok, message, code = self:record { event = "planned", iteration = n, parts = parts, pieces = pieces,
     cut = why_cut and why_cut() or nil }

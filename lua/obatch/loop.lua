@@ -45,7 +45,7 @@ local function stranger(ids, known)
 end
 
 --- Takes over batches that another tool submitted as iteration n, after asking the service for each.
-local function adopt(the_job, n, path, api, log)
+local function adopt(the_job, n, path, index, api, log)
   local ids, message = read_ids(path)
   if not ids then return nil, message, "USAGE" end
   local list = the_job:ids_path(n)
@@ -62,7 +62,7 @@ local function adopt(the_job, n, path, api, log)
       return nil, why, code
     end
   end
-  local ok, why, code = the_job:adopt(n, ids)
+  local ok, why, code = the_job:adopt(n, ids, index)
   if not ok then return nil, why, code end
   log(("iteration %d: going on with %s from %s"):format(n, units.count(#ids, "batch", "batches"), path))
   return true
@@ -70,7 +70,7 @@ end
 
 --- A list of ids for an iteration that the journal does not know is another tool's work; so is the
 --- file `initial_ids`, which is for the first iteration only.
-local function adopt_all(the_job, initial_ids, api, log)
+local function adopt_all(the_job, initial_ids, index, api, log)
   -- The same command may come again; other batches cannot be taken over once the job has begun.
   if initial_ids and #the_job.iterations > 0 then
     local known = {}
@@ -87,7 +87,7 @@ local function adopt_all(the_job, initial_ids, api, log)
     local n = #the_job.iterations + 1
     local path = n == 1 and initial_ids or the_job:ids_path(n)
     if path ~= initial_ids and not fs.stat(path) then return true end
-    local ok, message, code = adopt(the_job, n, path, api, log)
+    local ok, message, code = adopt(the_job, n, path, index, api, log)
     if not ok then return nil, message, code end
   end
 end
@@ -125,7 +125,7 @@ end
 local function run(options, file, max_requests, max_bytes)
   local api, rules = options.api, options.rules
   local current
-  local the_job <close>, message, code = job.open(options.base_dir, options.original)
+  local the_job <close>, message, code = job.open(options.base_dir, options.original, file.index)
   if not the_job then return nil, message, code end
   local function log(line)
     options.log(line)
@@ -136,7 +136,7 @@ local function run(options, file, max_requests, max_bytes)
   local book, complaint, reason = ledger.new(the_job, file.index, rules, log)
   if not book then return nil, complaint, reason end
   local ok
-  ok, message, code = adopt_all(the_job, options.initial_ids, api, log)
+  ok, message, code = adopt_all(the_job, options.initial_ids, file.index, api, log)
   if not ok then return nil, message, code end
 
   local settings = { poll_wait = options.poll_wait, log = log, gone_batches = rules.gone_batches,

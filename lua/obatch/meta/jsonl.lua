@@ -142,6 +142,12 @@ function Index:id(ordinal) end
 ---@return string|nil code  "CHANGED": it was written over
 function Index:check() end
 
+--- Whether, moreover, the file that now stands at the path is the one that was indexed.
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  "CHANGED", or what the disk says
+function Index:check_path() end
+
 --- The text of a line.
 ---@param which string|integer  its id or its ordinal
 ---@return string|nil text
