@@ -394,6 +394,21 @@ static int index_check_path(lua_State *L) {
     return 1;
 }
 
+/* renew(is_same) -> true: the file was touched, and is_same() has found that its content is what it
+ * was. Its time is that of before is_same(), so that what is written meanwhile is noticed. */
+static int index_renew(lua_State *L) {
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    struct stat now;
+    int error = look_at_path(L, check_index(L), &now);
+    if (error) return fail_index(L, error);
+    lua_settop(L, 2);
+    lua_call(L, 0, 3);
+    if (lua_isnil(L, 2)) return 3;
+    if (!lua_toboolean(L, 2)) return fail_index(L, ESTALE);
+    check_index(L)->status = now;
+    return index_check_path(L);
+}
+
 int jsonl_index_span(lua_State *L, int at, int ordinal, struct jsonl_span *span) {
     const struct index *index = luaL_checkudata(L, at, INDEX);
     lua_Integer number = luaL_checkinteger(L, ordinal);
@@ -426,17 +441,10 @@ static int index_get(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"at", index_at},
-    {"check", index_check},
-    {"check_path", index_check_path},
-    {"close", close_index},
-    {"find", index_find},
-    {"id", index_id},
-    {"line", index_line},
-    {"__len", index_length},
-    {"__close", close_index},
-    {"__gc", close_index},
-    {NULL, NULL},
+    {"at", index_at},         {"check", index_check}, {"check_path", index_check_path},
+    {"close", close_index},   {"find", index_find},   {"id", index_id},
+    {"line", index_line},     {"renew", index_renew}, {"__len", index_length},
+    {"__close", close_index}, {"__gc", close_index},  {NULL, NULL},
 };
 
 void jsonl_open_index(lua_State *L) {

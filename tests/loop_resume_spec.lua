@@ -105,7 +105,9 @@ describe("the job folder", function()
     ["while it decides what comes next"] = "action" } do
     it("stops with what is to be done when its request file is written over " .. moment, function()
       for _, change in ipairs { "(text:gsub('r%-', 'R-'))", "text:match('[^\\n]*\\n')", "''" } do
-        local count = hook == "accept" and 1 or 6 -- the only one is good: nothing more is to be sent
+        -- The only one is good: nothing more is to be sent. Its file is written as it was once, which is no better:
+        -- what was looked up while it was half-written has found nothing.
+        local count = hook == "accept" and 1 or 6
         local job <close> = loop.job { requests = loop.lines(count) }
         local old = support.read(job.requests)
         local overwrite = ("local text = %q\nlocal file = io.open(%q, 'w')\nfile:write(%s)\nfile:close()\n"):format(
@@ -119,7 +121,8 @@ describe("the job folder", function()
         local box <close> = job:sandbox()
         job:run(box)
         assert.equal(2, job.code, job.err)
-        says(job, "obatch: " .. job.requests .. " was changed while the job was running. Put its old content back")
+        says(job, "obatch: " .. job.requests .. " was changed or touched while the job was running. ")
+        says(job, "if not, put its old content back first")
         loop.check_clean(job)
         assert.falsy(fs.stat(job.base .. "/final_results.jsonl"))
         support.write(job.requests, old)
@@ -129,6 +132,28 @@ describe("the job folder", function()
       end
     end)
   end
+
+  it("goes on when its request file is only touched: while it waits, or with the same command", function()
+    local job <close> = loop.job {}
+    local touch = ("os.execute('touch -d @1700000000 %s')\n"):format(job.requests)
+    job:set_model("if request.custom_id == 'r-1' and asked == 1 then\n" .. touch .. "end\n" .. loop.MODEL)
+    do
+      local box <close> = job:sandbox()
+      job:run(box)
+      loop.check(job, loop.usual(6))
+    end
+    local other <close> = loop.job {}
+    local box <close> = other:sandbox()
+    other:set_policy(([[local ledger = require "obatch.ledger"
+      local new = ledger.new
+      function ledger.new(...) os.execute("touch -d @1700000000 %s") return new(...) end]]):format(other.requests))
+    other:run(box)
+    assert.equal(2, other.code, other.err)
+    says(other, other.requests .. " was changed or touched while the job was running. If its content is the same, run")
+    other:set_policy ""
+    other:run(box)
+    loop.check(other, loop.usual(6))
+  end)
 
   -- What was read is sent from the file that was opened: a job that were bound to the one at its path would pay twice.
   for moment, hook in pairs { ["it is checked"] = "requests.read", ["a part is planned"] = "ledger.new" } do

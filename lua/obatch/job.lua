@@ -246,6 +246,19 @@ function job.open(dir, original, index)
   return self
 end
 
+--- Whether the request file is what was indexed. One that was only touched is: its content is compared with what the
+--- job knows it by, where it knows that. For before it is read: what was read already may have been something else.
+---@param index obatch.jsonl.Index
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  "CHANGED", or what the disk says
+function Job:check(index)
+  local ok, message, code = index:check()
+  local path, known = self.original_path, self.original
+  if code ~= "CHANGED" or not path or not (known.pieces or known.sha256) then return ok, message, code end
+  return index:renew(function() return job.is_original(path, known) end)
+end
+
 function Job:close()
   if self.journal then self.journal:close() end
   self.lock:close()

@@ -143,7 +143,7 @@ local function run(options, file, max_requests, max_bytes)
     delete_remote = options.delete_remote, output_expires_after = options.output_expires_after }
 
   local function judge(n)
-    local added, why, what = file.index:check() -- or else no answer finds its request
+    local added, why, what = the_job:check(file.index) -- or else no answer finds its request
     if added then added, why, what = book:add(n) end
     if not added then return nil, why, what end
     return book:write_iteration(n)
@@ -271,8 +271,9 @@ function loop.run(options)
   local is_whole, result, message, code = xpcall(run, traced, options, file, max_requests, max_bytes)
   if result and is_whole then return result end
   if (not is_whole or code == "CHANGED") and not file.index:check() then
-    return nil, ("%s was changed while the job was running. Put its old content back and run the same command again to "
-      .. "go on: what is submitted goes on at the service, and nothing is lost"):format(options.original), "CHANGED"
+    return nil, ("%s was changed or touched while the job was running. If its content is the same, run the same "
+      .. "command again to go on; if not, put its old content back first: what is submitted goes on at the service, "
+      .. "and nothing is lost"):format(options.original), "CHANGED"
   end
   if not is_whole then error(result, 0) end
   return nil, message, code

@@ -139,7 +139,7 @@ function Index:id(ordinal) end
 --- Whether the file is what was indexed, as far as its size and time tell. One that was replaced by another file is.
 ---@return true|nil ok
 ---@return string|nil message
----@return string|nil code  "CHANGED": it was written over
+---@return string|nil code  "CHANGED": it was written over, or touched
 function Index:check() end
 
 --- Whether, moreover, the file that now stands at the path is the one that was indexed.
@@ -147,6 +147,13 @@ function Index:check() end
 ---@return string|nil message
 ---@return string|nil code  "CHANGED", or what the disk says
 function Index:check_path() end
+
+--- Goes on with a file that was only touched: it stands at its path, and is_same() finds in it what was indexed.
+---@param is_same fun(): boolean|nil, string?, string?
+---@return true|nil ok
+---@return string|nil message
+---@return string|nil code  "CHANGED", or those of is_same
+function Index:renew(is_same) end
 
 --- The text of a line.
 ---@param which string|integer  its id or its ordinal
