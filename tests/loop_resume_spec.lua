@@ -155,6 +155,16 @@ describe("the job folder", function()
     loop.check(other, loop.usual(6))
   end)
 
+  it("shows a fault of the policy though its request file was changed meanwhile, too", function()
+    local job <close> = loop.job { requests = loop.lines(1) }
+    job:set_policy(("function policy.accept() io.open(%q, 'w'):close() return nil + 1 end"):format(job.requests))
+    local box <close> = job:sandbox()
+    job:run(box)
+    assert.equal(1, job.code, job.err)
+    says(job, "attempt to perform arithmetic on a nil value")
+    assert.is_nil(job.err:find("was changed or touched", 1, true), job.err)
+  end)
+
   -- What was read is sent from the file that was opened: a job that were bound to the one at its path would pay twice.
   for moment, hook in pairs { ["it is checked"] = "requests.read", ["a part is planned"] = "ledger.new" } do
     it("is not bound to a request file replaced while " .. moment, function()

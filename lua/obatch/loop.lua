@@ -270,7 +270,9 @@ function loop.run(options)
   local function traced(raised) return debug.traceback(tostring(raised), 2) end
   local is_whole, result, message, code = xpcall(run, traced, options, file, max_requests, max_bytes)
   if result and is_whole then return result end
-  if (not is_whole or code == "CHANGED") and not file.index:check() then
+  -- Only what reading the file has found: a fault of the policy is to be seen though the file has changed, too.
+  local said = is_whole and message or result
+  if said and said:find(file.path .. " has changed since it was indexed", 1, true) then
     return nil, ("%s was changed or touched while the job was running. If its content is the same, run the same "
       .. "command again to go on; if not, put its old content back first: what is submitted goes on at the service, "
       .. "and nothing is lost"):format(options.original), "CHANGED"
