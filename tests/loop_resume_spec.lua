@@ -79,7 +79,7 @@ describe("the job folder", function()
       job:run(box)
       assert.equal(1, job.code)
       says(job, job.base .. " is in use")
-      says(job, "Wait for that, or stop it with Ctrl-C: nothing is lost\nobatch: then run the same command again")
+      says(job, "\nobatch: wait for that, or stop it with Ctrl-C, then run the same command again to go on")
       assert.same({}, job:asked())
     end
     job:run(box)

@@ -178,7 +178,7 @@ end
 --- What is to be done before the same command can go on.
 local FIRST = { ENOSPC = "free some space, then ", EDQUOT = "free some space, then ", EACCES = "mend that, then ",
   EPERM = "mend that, then ", EROFS = "mend that, then ", DAMAGED = "mend that, then ",
-  LOCKED = "then " }
+  LOCKED = "wait for that, or stop it with Ctrl-C, then " }
 
 --- The exit code of a job that stopped before its end, said on stderr: something in the world is at
 --- fault, or the user wants it. Nothing is lost: the journal knows where to go on.

@@ -189,9 +189,7 @@ function job.open(dir, original, index)
   if not ok then return nil, message, code end
   local lock
   lock, message, code = fs.lock(dir .. "/lock")
-  if code == "LOCKED" then
-    message = ("%s is in use: %s. Wait for that, or stop it with Ctrl-C: nothing is lost"):format(dir, message)
-  end
+  if code == "LOCKED" then message = ("%s is in use: %s"):format(dir, message) end
   if not lock then return nil, message, code end
 
   local self = new(dir)

@@ -241,7 +241,8 @@ function mending.open(dir)
   if not ok then return nil, message, code end
   local lock
   lock, message, code = fs.lock(dir .. "/lock")
-  if not lock then return nil, ("%s is in use: %s"):format(dir, message), code end
+  if code == "LOCKED" then message = ("%s is in use: %s"):format(dir, message) end
+  if not lock then return nil, message, code end
   local attempts, events
   attempts, events, code = journal.open(dir .. "/attempts.jsonl")
   if not attempts then

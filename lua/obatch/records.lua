@@ -195,10 +195,7 @@ function records.open(options)
     if not ok then return nil, message, code end
   end
   local lock, message, code = fs.lock(options.batch_dir .. "/lock")
-  if code == "LOCKED" then
-    message = ("%s is in use: %s. Wait for that, or stop it with Ctrl-C: nothing is lost"):format(options.batch_dir,
-      message)
-  end
+  if code == "LOCKED" then message = ("%s is in use: %s"):format(options.batch_dir, message) end
   if not lock then return nil, message, code end
   local self = setmetatable({ batch_dir = options.batch_dir, completed_dir = options.completed_dir,
     output_dir = options.output_dir, description = options.description, log = options.log, lock = lock, parts = {},
