@@ -155,6 +155,11 @@ function part.split_file(path, self, pieces, place)
   return successors
 end
 
+--- What something is known by; nil when nothing says so. Older journals have the SHA-256.
+---@param known { fingerprint?: string, sha256?: string }
+---@return string|nil digest
+function part.digest_of(known) return known.fingerprint or known.sha256 end
+
 --- Whether the bytes of a file are those that something is known by.
 ---@param path string
 ---@param known { fingerprint?: string, sha256?: string }
@@ -171,13 +176,13 @@ function part.is_known(path, known, offset, length)
     digest, message, code = fs.sha256(path, offset, length)
   end
   if not digest then return nil, message, code end
-  return digest == (known.fingerprint or known.sha256)
+  return digest == part.digest_of(known)
 end
 
 --- The beginning of what a part's request file is known by, for its name at the service.
 ---@param self table
 ---@return string digits
-function part.short_digest(self) return (self.fingerprint or self.sha256):sub(1, 12) end
+function part.short_digest(self) return part.digest_of(self):sub(1, 12) end
 
 --- Which of the downloaded files of a part is not as it was downloaded. What an older journal does not know is only
 --- looked for. A file that cannot be read may be as it was: that is nil, message, CODE.

@@ -147,7 +147,7 @@ function Check:check_request_file(iteration, part)
   end
   if part.bytes and stat.size ~= part.bytes then
     found:fault("request files", path, ("%d bytes, by the journal it had %d"):format(stat.size, part.bytes), how_bad)
-  elseif (part.fingerprint or part.sha256) and self:is_known(path, part) == false then
+  elseif part_events.digest_of(part) and self:is_known(path, part) == false then
     found:fault("request files", path, "its content is not what the journal planned (by its digest)", how_bad)
   end
 end

@@ -112,7 +112,7 @@ local function note_pieces(state, pieces)
   if type(pieces) ~= "table" then return pieces == nil end
   for _, piece in ipairs(pieces) do
     local sound = type(piece) == "table" and math.type(piece.bytes) == "integer"
-      and type(piece.fingerprint or piece.sha256) == "string"
+      and type(part_events.digest_of(piece)) == "string"
     if not sound then return false end
   end
   if state.original then state.original.pieces = pieces end
@@ -169,7 +169,7 @@ function apply.merged(state, event)
   for _, part in ipairs(iteration.parts) do
     if not part.done then wrong = ("part %d was not done"):format(part.part) end
   end
-  iteration.merged, iteration.merged_as = true, (event.fingerprint or event.sha256) and event
+  iteration.merged, iteration.merged_as = true, part_events.digest_of(event) and event
   return wrong and ("'merged' of iteration %d, but %s"):format(event.iteration, wrong)
 end
 

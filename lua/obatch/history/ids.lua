@@ -73,7 +73,7 @@ function ids.copy_of_original(state)
   local part = first and not first.cut and not first.adopted and #first.parts == 1 and first.parts[1]
   local path = part and part.file and state:path(1, part.file)
   local stat = path and fs.stat(path)
-  local has_size = stat and part.bytes == stat.size and (part.fingerprint or part.sha256)
+  local has_size = stat and part.bytes == stat.size and part_events.digest_of(part)
   if has_size and part_events.is_known(path, part) then return path end
 end
 
