@@ -1,8 +1,10 @@
 -- obatch deep_clean: labelled texts go out, good ones come back, bad ones are counted, and whatever stops
 -- it, nothing is paid twice and nothing is lost.
+local errand = require "obatch.errand"
 local fs = require "obatch.fs"
 local image_bytes = require "image_bytes"
 local json = require "obatch.json"
+local jsonl = require "obatch.jsonl"
 local loop = require "loop"
 local strike = require "strike"
 local support = require "support"
@@ -207,6 +209,18 @@ describe("obatch deep_clean", function()
     assert.equal(0, status)
     assert.equal("0 texts are labelled\n", out)
     assert.is_nil(fs.stat(self.path .. "/deep_clean"))
+  end)
+
+  it("hashes no images, of which an errand is asked for that only where its record names it", function()
+    local self <close> = project()
+    for name, sha256 in pairs { run = false, resubmit = true } do
+      local picture = assert(jsonl.image(self.path .. "/data/a.png"))
+      assert(errand.begin(self.path, name, function(writer)
+        assert(writer:put { custom_id = "a", image = picture })
+        return { items = { { custom_id = "a", path = "data/a.png" } } }
+      end, sha256))
+      assert.equal(sha256 and fs.sha256(self.path .. "/data/a.png") or nil, picture:sha256())
+    end
   end)
 
   it("leaves its folder to one process at a time", function()

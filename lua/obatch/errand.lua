@@ -107,10 +107,11 @@ end
 ---@param dir string
 ---@param name string
 ---@param compose fun(writer: obatch.jsonl.Writer): table?, string?, string?  puts the requests in, returns the record
+---@param sha256? boolean  the images that are put in are to know theirs: that takes hashing all that is written, too
 ---@return obatch.Errand|nil errand
 ---@return string|nil message
 ---@return string|nil code
-function errand.begin(dir, name, compose)
+function errand.begin(dir, name, compose, sha256)
   local last = last_number(dir, name)
   -- One that was stopped before its record was there has sent nothing: its folder is used again.
   local is_new = last == 0 or fs.stat(("%s/%s_%03d/completed.json"):format(dir, name, last)) ~= nil
@@ -119,7 +120,7 @@ function errand.begin(dir, name, compose)
   local ok, message, code = check_folder(folder)
   if ok then ok, message, code = fs.mkdir(folder) end
   if not ok then return nil, message, code end
-  local writer <close>, problem, reason = jsonl.create(folder .. "/original_requests.jsonl", { sha256 = true })
+  local writer <close>, problem, reason = jsonl.create(folder .. "/original_requests.jsonl", { sha256 = sha256 })
   if not writer then return nil, problem, reason end
   local record
   record, message, code = compose(writer)

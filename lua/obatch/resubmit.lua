@@ -138,7 +138,7 @@ function resubmit.begin(batch_dir, completed_dir, entries)
       end
     end
     return record
-  end)
+  end, true)
   if code then return nil, message, code end
   return again, left_out
 end
