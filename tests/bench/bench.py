@@ -513,6 +513,16 @@ JOBS = {"judge": judge, "judge-null": judge_null, "accept": accept, "index": ind
         "upload": upload, "download": download, "sidecars": sidecars, "loop": loop, "start": start}
 
 
+def repeat(path, copies):
+    """Makes a file as many times as long."""
+    length = os.path.getsize(path)
+    with open(path, "rb") as source, open(path, "ab") as target:
+        for _ in range(copies - 1):
+            source.seek(0)
+            for left in range(length, 0, -(1 << 20)):
+                target.write(source.read(min(left, 1 << 20)))
+
+
 def growth(bench, sizes):
     """Jobs judge and index, one after the other with more and more data. The files are removed at the end."""
     folder = os.path.join(bench.work, "growth")
@@ -527,8 +537,12 @@ def growth(bench, sizes):
         for job, kind, mean, line in ("judge", "results", 5000, 4550), ("index", "requests", 30000, 30480):
             for size in sizes:
                 data, ids = os.path.join(folder, kind), os.path.join(folder, "ids")
-                count = int(size * 1e9 / line)
-                subprocess.run([bench.program("data"), kind, str(count), str(mean), data], check=True)
+                # Ids of requests are to differ; results are made once and repeated, which takes a tenth of the time.
+                once = int((min(size, 1) if kind == "results" else size) * 1e9 / line)
+                copies = round(size * 1e9 / line / once)
+                count = once * copies
+                subprocess.run([bench.program("data"), kind, str(once), str(mean), data], check=True)
+                repeat(data, copies)
                 subprocess.run([bench.program("data"), "ids", str(count), "1000", ids], check=True)
                 argv = {"judge": lambda out: bench.obatch("judge", data, os.devnull, os.devnull),
                         "index": lambda out: bench.obatch("index", data, ids, out + "/out")}[job]
